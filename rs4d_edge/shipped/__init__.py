@@ -1,0 +1,1 @@
+"""Weights that come with the package: `<name>.safetensors`, each with its model card `<name>.md` beside it."""
