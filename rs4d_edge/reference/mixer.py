@@ -1,0 +1,115 @@
+"""The Mamba-1 mixer of an RS4D layer, run over the tokens in one or both directions with the same weights.
+
+Symbols follow the Mamba paper (Gu and Dao, arXiv 2312.00752): B batch, L tokens, C token width, E inner width, N states,
+R rank of the step-size projection. Parameter names are those of published RS4D checkpoints (and of transformers'
+`MambaMixer`).
+
+The published code runs the whole mixer on the tokens and again on the flipped tokens. in_proj, the gate and out_proj act
+on single tokens, so here they run once for both directions, and the second direction is an anti-causal convolution and a
+scan from the last token: same numbers, half the matrix work, nothing flipped in memory.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rs4d_edge.errors import InputError
+from rs4d_edge.reference.config import EncoderConfig, PathType
+from rs4d_edge.reference.scan import selective_scan
+
+_STEP_MIN, _STEP_MAX, _STEP_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, as in the Mamba paper
+
+
+def depthwise_conv(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool) -> Tensor:
+    """Convolve each channel along the tokens, seeing the token itself and the ones before it (after it if `reverse`).
+
+    tokens (B, L, E), weight (E, 1, K), bias (E,); returns (B, L, E). `reverse` gives what flipping the tokens,
+    convolving causally and flipping back gives.
+    """
+    width, length = weight.shape[-1], tokens.shape[1]
+    taps = (weight.flip(-1) if reverse else weight).unsqueeze(2)  # (E, 1, 1, K)
+    # (B, E, 1, L) with channels innermost is a view of the tokens in torch's channels_last layout: no transpose is paid.
+    rows = F.conv2d(tokens.transpose(1, 2).unsqueeze(2), taps, bias, padding=(0, width - 1), groups=weight.shape[0])
+    start = width - 1 if reverse else 0
+    return rows.squeeze(2)[:, :, start : start + length].transpose(1, 2)
+
+
+def depthwise_conv_reference(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool) -> Tensor:
+    """The same as `depthwise_conv`, as a sum of shifted products: its oracle, and a form for graphs without layouts."""
+    width, length = weight.shape[-1], tokens.shape[1]
+    taps = weight[:, 0].t()  # (K, E)
+    padded = F.pad(tokens, (0, 0, width - 1, width - 1))
+    total = torch.zeros_like(tokens) if bias is None else bias.expand_as(tokens)
+    for k in range(width):
+        start = 2 * (width - 1) - k if reverse else k
+        total = total + padded[:, start : start + length] * taps[k]
+    return total
+
+
+class Mixer(nn.Module):
+    """Mamba-1 mixer on (B, L, C) tokens; see the module's text for the symbols."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        channels, inner, states, rank = config.channels, config.inner_channels, config.state_size, config.dt_rank
+        self.path = config.path
+        self.split_sizes = [rank, states, states]
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, config.conv_width, groups=inner, padding=config.conv_width - 1)
+        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(rank, inner, bias=True)
+        self.A_log = nn.Parameter(torch.empty(inner, states))
+        self.D = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.reset_state_parameters()
+
+    @torch.no_grad()
+    def reset_state_parameters(self) -> None:
+        """Mamba's start: A = -(1..N) for each channel, D = 1, step sizes log-uniform between 0.001 and 0.1."""
+        inner, states = self.A_log.shape
+        self.A_log.copy_(torch.arange(1, states + 1, dtype=torch.float32).log().expand(inner, states))
+        self.D.fill_(1.0)
+        bound = self.dt_proj.in_features**-0.5
+        self.dt_proj.weight.uniform_(-bound, bound)
+        low, high = math.log(_STEP_MIN), math.log(_STEP_MAX)
+        step = torch.exp(torch.rand_like(self.dt_proj.bias) * (high - low) + low).clamp(min=_STEP_FLOOR)
+        self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+    def scan_direction(self, u: Tensor, *, reverse: bool) -> Tensor:
+        """Convolution, selection and scan of one direction: u (B, L, E) from in_proj to y (B, L, E), before the gate."""
+        u = F.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
+        low_rank, b, c = self.x_proj(u).split(self.split_sizes, dim=-1)
+        delta = F.softplus(self.dt_proj(low_rank))
+        a = -torch.exp(self.A_log.float())
+        return selective_scan(u, delta, a, b, c, self.D, reverse=reverse)
+
+    def forward(self, tokens: Tensor, gate_layer: nn.Module | None = None) -> Tensor:
+        """Mix normalised tokens (B, L, C) to (B, L, C); the residual is the caller's.
+
+        `gate_layer` maps (B, 2C), the token means of both directions' outputs, to their two weights (B, 2); the path
+        `forward_reverse_gate` alone needs it.
+        """
+        u, z = self.in_proj(tokens).chunk(2, dim=-1)
+        gate = F.silu(z)
+        ahead = self.scan_direction(u, reverse=False)
+        if self.path is PathType.FORWARD:
+            return self.project(ahead * gate)
+        back = self.scan_direction(u, reverse=True)
+        if self.path is PathType.FORWARD_REVERSE_MEAN:
+            return self.project((ahead + back) * (gate * 0.5))
+        if gate_layer is None:
+            raise InputError(f"path {self.path.value!r} needs the layer's gate; got None: pass gate_layers[i]")
+        ahead, back = ahead * gate, back * gate
+        # out_proj has no bias, so it commutes with the mean over tokens and with the weighted sum.
+        means = self.project(torch.stack([ahead.mean(1), back.mean(1)], dim=1)).flatten(1)  # (B, 2C)
+        weights = gate_layer(means)[:, None, None, :]  # (B, 1, 1, 2)
+        return self.project(ahead * weights[..., 0] + back * weights[..., 1])
+
+    def project(self, y: Tensor) -> Tensor:
+        """out_proj: (B, L, E) to (B, L, C)."""
+        projected: Tensor = self.out_proj(y)
+        return projected

@@ -1,0 +1,133 @@
+"""The published neck: feature aggregator and simple feature pyramid, and the choice between it and the edge neck.
+
+Source: the RS4D paper's description and RSPrompter's (Chen et al., arXiv 2306.16269); the pyramid is ViTDet's "simple
+feature pyramid" (Li et al., arXiv 2203.16527): every level comes from the one stride-16 map, nothing flows top-down.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rs4d_edge.errors import InputError
+from rs4d_edge.reference.config import DetectorConfig, NeckType
+from rs4d_edge.reference.edge_neck import EdgeNeck
+from rs4d_edge.reference.encoder import EncoderMaps
+
+_LEVELS = 5  # strides 4, 8, 16, 32, 64
+_CHANNEL_NORM_EPS = 1e-5
+
+
+class Neck(Protocol):
+    """From the encoder's maps to pyramid levels (B, C, h, w), finest first, one per proposal stride."""
+
+    def __call__(self, maps: EncoderMaps) -> tuple[Tensor, ...]: ...
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, h, w) (the published `LN2d`)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=_CHANNEL_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Channels innermost is how LayerNorm wants them, and a mere view for maps in channels_last layout.
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
+
+
+def _conv_norm_relu(inputs: int, outputs: int, size: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, size, padding=size // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class FeatureAggregator(nn.Module):
+    """Fuse encoder maps (B, h, w, C) of several depths into one map (B, out, h, w) by a running residual sum."""
+
+    def __init__(self, channels: int, hidden: int, outputs: int, count: int) -> None:
+        super().__init__()
+        self.downconvs = nn.ModuleList(
+            nn.Sequential(*_conv_norm_relu(channels, hidden, 1), *_conv_norm_relu(hidden, hidden, 3))
+            for _ in range(count)
+        )
+        self.hidden_convs = nn.ModuleList(nn.Sequential(*_conv_norm_relu(hidden, hidden, 3)) for _ in range(count))
+        self.fusion_conv = nn.Sequential(
+            *_conv_norm_relu(hidden, outputs, 1),
+            *_conv_norm_relu(outputs, outputs, 3),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
+        )
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        x: Tensor | None = None
+        for tokens, down, hidden in zip(maps, self.downconvs, self.hidden_convs, strict=True):
+            feature = down(tokens.permute(0, 3, 1, 2))
+            h = feature if x is None else x + feature
+            x = h + hidden(h)
+        fused: Tensor = self.fusion_conv(x)
+        return fused
+
+
+class _ConvChannelNorm(nn.Module):
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+        self.norm_layer = ChannelNorm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm_layer(self.conv(x))
+        return normed
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """One stride-16 map (B, C, h, w) to levels at strides 4, 8, 16, 32 and 64, `channels` each."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        half, quarter = inputs // 2, inputs // 4
+        self.fpn1 = nn.Sequential(
+            nn.ConvTranspose2d(inputs, half, 2, stride=2),
+            ChannelNorm(half),
+            nn.GELU(),
+            nn.ConvTranspose2d(half, quarter, 2, stride=2),
+        )
+        self.fpn2 = nn.Sequential(nn.ConvTranspose2d(inputs, half, 2, stride=2))
+        self.fpn3 = nn.Identity()
+        self.fpn4 = nn.MaxPool2d(2)
+        widths = (quarter, half, inputs, inputs)
+        self.lateral_convs = nn.ModuleList(_ConvChannelNorm(width, channels, 1) for width in widths)
+        self.fpn_convs = nn.ModuleList(_ConvChannelNorm(channels, channels, 3) for _ in widths)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        scaled = (self.fpn1(x), self.fpn2(x), self.fpn3(x), self.fpn4(x))
+        levels = [
+            output(lateral(level))
+            for level, lateral, output in zip(scaled, self.lateral_convs, self.fpn_convs, strict=True)
+        ]
+        return (*levels, levels[-1][:, :, ::2, ::2])
+
+
+class SimpleNeck(nn.Module):
+    """The published neck. `layers` of the configuration choose the encoder maps, whose number fixes the keys."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        if len(config.proposals.strides) != _LEVELS:
+            raise InputError(f"the simple neck makes {_LEVELS} levels; proposals.strides is {config.proposals.strides}")
+        neck = config.neck
+        self.layers = neck.layers
+        self.feature_aggregator = FeatureAggregator(
+            config.encoder.channels, neck.hidden_channels, neck.channels, len(neck.layers)
+        )
+        self.feature_spliter = SimpleFeaturePyramid(neck.channels, neck.channels)  # the published spelling
+
+    def forward(self, maps: EncoderMaps) -> tuple[Tensor, ...]:
+        fused = self.feature_aggregator(tuple(maps.layers[i] for i in self.layers))
+        levels: tuple[Tensor, ...] = self.feature_spliter(fused)
+        return levels
+
+
+def build_neck(config: DetectorConfig) -> SimpleNeck | EdgeNeck:
+    """The neck that the configuration asks for; maps `EncoderMaps` to one (B, C, h, w) level per proposal stride."""
+    return EdgeNeck(config) if config.neck.type is NeckType.EDGE else SimpleNeck(config)
