@@ -34,6 +34,15 @@ class PathType(str, Enum):
     FORWARD_REVERSE_MEAN = "forward_reverse_mean"
     FORWARD_REVERSE_GATE = "forward_reverse_gate"
 
+    @classmethod
+    def _missing_(cls, value: object) -> PathType | None:
+        if "shuffle" in str(value):
+            raise ValueError(
+                f"path {str(value)!r} draws a random permutation of the tokens at each call, so it gives no repeatable "
+                f"result to export or compare; use one of {', '.join(path.value for path in cls)}"
+            )
+        return None
+
 
 class HeadType(str, Enum):
     """How masks are made: Mask R-CNN (`bbox`) or SAM's mask decoder prompted by each box (`prompt`)."""

@@ -32,7 +32,7 @@ class EncoderMaps(NamedTuple):
 
 
 def resize_position_embedding(embedding: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """Bicubic resize of (1, h*w, C) position embeddings from one grid of tokens to another, as the published code does."""
+    """Bicubic resize of (1, h*w, C) position embeddings from one grid of tokens to another, as published."""
     grid = embedding.transpose(1, 2).unflatten(2, from_hw)  # (1, C, h, w)
     grid = F.interpolate(grid, size=to_hw, mode="bicubic", align_corners=False)
     return grid.flatten(2).transpose(1, 2)
@@ -82,7 +82,7 @@ class RSMamba(nn.Module):
     def resize_position_embedding_(self, image_size_hw: tuple[int, int]) -> None:
         """Store the position embedding for another input size in pixels; afterwards nothing is resized at run time.
 
-        Changes `pos_embed` and `config`. Raises pydantic's ValidationError for sizes that are not multiples of the patch size.
+        Changes `pos_embed` and `config`. Raises pydantic's ValidationError unless both sides are multiples of the patch.
         """
         fields = self.config.model_dump() | {"image_size_hw": image_size_hw}
         config = EncoderConfig.model_validate(fields)

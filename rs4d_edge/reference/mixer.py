@@ -1,12 +1,12 @@
 """The Mamba-1 mixer of an RS4D layer, run over the tokens in one or both directions with the same weights.
 
-Symbols follow the Mamba paper (Gu and Dao, arXiv 2312.00752): B batch, L tokens, C token width, E inner width, N states,
-R rank of the step-size projection. Parameter names are those of published RS4D checkpoints (and of transformers'
+Symbols follow the Mamba paper (Gu and Dao, arXiv 2312.00752): B batch, L tokens, C token width, E inner width,
+N states, R rank of the step-size projection. Parameter names are those of published RS4D checkpoints (and of transformers'
 `MambaMixer`).
 
-The published code runs the whole mixer on the tokens and again on the flipped tokens. in_proj, the gate and out_proj act
-on single tokens, so here they run once for both directions, and the second direction is an anti-causal convolution and a
-scan from the last token: same numbers, half the matrix work, nothing flipped in memory.
+The published code runs the whole mixer on the tokens and again on the flipped tokens. in_proj, the gate and out_proj
+act on single tokens, so here they run once for both directions, and the second direction is an anti-causal convolution
+and a scan from the last token: same numbers, half the matrix work, nothing flipped in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def depthwise_conv(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, rever
     """
     width, length = weight.shape[-1], tokens.shape[1]
     taps = (weight.flip(-1) if reverse else weight).unsqueeze(2)  # (E, 1, 1, K)
-    # (B, E, 1, L) with channels innermost is a view of the tokens in torch's channels_last layout: no transpose is paid.
+    # (B, E, 1, L) with channels innermost is a view of the tokens in torch's channels_last layout: no copy is made.
     rows = F.conv2d(tokens.transpose(1, 2).unsqueeze(2), taps, bias, padding=(0, width - 1), groups=weight.shape[0])
     start = width - 1 if reverse else 0
     return rows.squeeze(2)[:, :, start : start + length].transpose(1, 2)
@@ -80,7 +80,7 @@ class Mixer(nn.Module):
         self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     def scan_direction(self, u: Tensor, *, reverse: bool) -> Tensor:
-        """Convolution, selection and scan of one direction: u (B, L, E) from in_proj to y (B, L, E), before the gate."""
+        """Convolution, selection and scan of one direction: u (B, L, E) from in_proj to y (B, L, E), not yet gated."""
         u = F.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
         low_rank, b, c = self.x_proj(u).split(self.split_sizes, dim=-1)
         delta = F.softplus(self.dt_proj(low_rank))
