@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 IMAGE_MEAN_RGB = (123.675, 116.28, 103.53)
 IMAGE_STD_RGB = (58.395, 57.12, 57.375)
@@ -33,15 +33,6 @@ class PathType(str, Enum):
     FORWARD = "forward"
     FORWARD_REVERSE_MEAN = "forward_reverse_mean"
     FORWARD_REVERSE_GATE = "forward_reverse_gate"
-
-    @classmethod
-    def _missing_(cls, value: object) -> PathType | None:
-        if "shuffle" in str(value):
-            raise ValueError(
-                f"path {str(value)!r} draws a random permutation of the tokens at each call, so it gives no repeatable "
-                f"result to export or compare; use one of {', '.join(path.value for path in cls)}"
-            )
-        return None
 
 
 class HeadType(str, Enum):
@@ -90,6 +81,16 @@ class EncoderConfig(_Frozen):
     def grid_hw(self) -> tuple[int, int]:
         """Rows and columns of tokens at `image_size_hw`."""
         return self.image_size_hw[0] // self.patch_size, self.image_size_hw[1] // self.patch_size
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _no_shuffled_path(cls, path: object) -> object:
+        if isinstance(path, str) and "shuffle" in path:
+            raise ValueError(
+                f"path {path!r} draws a random permutation of the tokens at each call, so no result of it can be repeated "
+                f"or exported; use one of {', '.join(known.value for known in PathType)}"
+            )
+        return path
 
     @model_validator(mode="after")
     def _size_fits(self) -> EncoderConfig:

@@ -33,7 +33,7 @@ class EncoderMaps(NamedTuple):
 
 def resize_position_embedding(embedding: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
     """Bicubic resize of (1, h*w, C) position embeddings from one grid of tokens to another, as published."""
-    grid = embedding.transpose(1, 2).unflatten(2, from_hw)  # (1, C, h, w)
+    grid = embedding.transpose(1, 2).reshape(1, -1, *from_hw)  # (1, C, h, w)
     grid = F.interpolate(grid, size=to_hw, mode="bicubic", align_corners=False)
     return grid.flatten(2).transpose(1, 2)
 
@@ -69,7 +69,7 @@ class RSMamba(nn.Module):
         for i, layer in enumerate(self.layers):
             x = x + layer(self.pre_norm(x), self.gate_layers[i] if self.gate_layers else None)
             kept = self.ln1(x) if i == len(self.layers) - 1 else x
-            maps.append(kept.unflatten(1, grid_hw))
+            maps.append(kept.reshape(kept.shape[0], *grid_hw, -1))
         return EncoderMaps(tuple(maps), tuple(stem))
 
     def position(self, grid_hw: tuple[int, int]) -> Tensor:
@@ -82,7 +82,7 @@ class RSMamba(nn.Module):
     def resize_position_embedding_(self, image_size_hw: tuple[int, int]) -> None:
         """Store the position embedding for another input size in pixels; afterwards nothing is resized at run time.
 
-        Changes `pos_embed` and `config`. Raises pydantic's ValidationError unless both sides are multiples of the patch.
+        Changes `pos_embed` and `config`. Raises pydantic's ValidationError unless both are multiples of the patch.
         """
         fields = self.config.model_dump() | {"image_size_hw": image_size_hw}
         config = EncoderConfig.model_validate(fields)

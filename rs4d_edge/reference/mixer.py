@@ -1,8 +1,8 @@
 """The Mamba-1 mixer of an RS4D layer, run over the tokens in one or both directions with the same weights.
 
 Symbols follow the Mamba paper (Gu and Dao, arXiv 2312.00752): B batch, L tokens, C token width, E inner width,
-N states, R rank of the step-size projection. Parameter names are those of published RS4D checkpoints (and of transformers'
-`MambaMixer`).
+N states, R rank of the step-size projection. Parameter names are those of published RS4D checkpoints (and of
+transformers' `MambaMixer`).
 
 The published code runs the whole mixer on the tokens and again on the flipped tokens. in_proj, the gate and out_proj
 act on single tokens, so here they run once for both directions, and the second direction is an anti-causal convolution
@@ -85,7 +85,8 @@ class Mixer(nn.Module):
         low_rank, b, c = self.x_proj(u).split(self.split_sizes, dim=-1)
         delta = F.softplus(self.dt_proj(low_rank))
         a = -torch.exp(self.A_log.float())
-        return selective_scan(u, delta, a, b, c, self.D, reverse=reverse)
+        y: Tensor = selective_scan(u, delta, a, b, c, self.D, reverse=reverse)
+        return y
 
     def forward(self, tokens: Tensor, gate_layer: nn.Module | None = None) -> Tensor:
         """Mix normalised tokens (B, L, C) to (B, L, C); the residual is the caller's.
