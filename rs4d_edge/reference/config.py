@@ -87,8 +87,8 @@ class EncoderConfig(_Frozen):
     def _no_shuffled_path(cls, path: object) -> object:
         if isinstance(path, str) and "shuffle" in path:
             raise ValueError(
-                f"path {path!r} draws a random permutation of the tokens at each call, so no result of it can be repeated "
-                f"or exported; use one of {', '.join(known.value for known in PathType)}"
+                f"path {path!r} draws a random permutation of the tokens at each call, so no result can be repeated or "
+                f"exported; use one of {', '.join(known.value for known in PathType)}"
             )
         return path
 
@@ -124,8 +124,11 @@ class ProposalConfig(_Frozen):
 
 
 class RoIConfig(_Frozen):
-    """RoI stage. `strides` are the pyramid levels that RoIs are pooled from, `finest_scale` the side in pixels of a RoI
-    up to twice of which the finest level serves."""
+    """RoI stage.
+
+    `strides` are the pyramid levels that RoIs are pooled from, `finest_scale` the side in pixels of a RoI up to twice of
+    which the finest level serves.
+    """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
     finest_scale: float = 56.0

@@ -7,8 +7,8 @@ last map. Batch norm only, so that every layer folds into its convolution.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import DetectorConfig
@@ -20,7 +20,7 @@ STRIDES = (8, 16, 32, 64)
 
 def upsample_to(x: Tensor, like: Tensor) -> Tensor:
     """Nearest-neighbour upsampling of (B, C, h, w) to the height and width of `like` (twice, or one cell less)."""
-    return F.interpolate(x, size=(like.shape[2], like.shape[3]), mode="nearest")
+    return functional.interpolate(x, size=(like.shape[2], like.shape[3]), mode="nearest")
 
 
 class EdgeNeck(nn.Module):
@@ -42,6 +42,7 @@ class EdgeNeck(nn.Module):
         self.outputs = nn.ModuleList(ConvNorm(width, width) for _ in STRIDES[:3])
 
     def forward(self, maps: EncoderMaps) -> tuple[Tensor, ...]:
+        """Merge the stem's maps and the encoder's last one; levels finest first."""
         context = maps.layers[-1].permute(0, 3, 1, 2)
         at_32 = self.lateral32(context)
         at_16 = self.lateral16(context)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import EncoderConfig, PathType
@@ -34,7 +34,7 @@ class EncoderMaps(NamedTuple):
 def resize_position_embedding(embedding: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
     """Bicubic resize of (1, h*w, C) position embeddings from one grid of tokens to another, as published."""
     grid = embedding.transpose(1, 2).reshape(1, -1, *from_hw)  # (1, C, h, w)
-    grid = F.interpolate(grid, size=to_hw, mode="bicubic", align_corners=False)
+    grid = functional.interpolate(grid, size=to_hw, mode="bicubic", align_corners=False)
     return grid.flatten(2).transpose(1, 2)
 
 

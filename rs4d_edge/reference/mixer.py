@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import EncoderConfig, PathType
@@ -33,7 +33,9 @@ def depthwise_conv(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, rever
     width, length = weight.shape[-1], tokens.shape[1]
     taps = (weight.flip(-1) if reverse else weight).unsqueeze(2)  # (E, 1, 1, K)
     # (B, E, 1, L) with channels innermost is a view of the tokens in torch's channels_last layout: no copy is made.
-    rows = F.conv2d(tokens.transpose(1, 2).unsqueeze(2), taps, bias, padding=(0, width - 1), groups=weight.shape[0])
+    rows = functional.conv2d(
+        tokens.transpose(1, 2).unsqueeze(2), taps, bias, padding=(0, width - 1), groups=weight.shape[0]
+    )
     start = width - 1 if reverse else 0
     return rows.squeeze(2)[:, :, start : start + length].transpose(1, 2)
 
@@ -42,7 +44,7 @@ def depthwise_conv_reference(tokens: Tensor, weight: Tensor, bias: Tensor | None
     """The same as `depthwise_conv`, as a sum of shifted products: its oracle, and a form for graphs without layouts."""
     width, length = weight.shape[-1], tokens.shape[1]
     taps = weight[:, 0].t()  # (K, E)
-    padded = F.pad(tokens, (0, 0, width - 1, width - 1))
+    padded = functional.pad(tokens, (0, 0, width - 1, width - 1))
     total = torch.zeros_like(tokens) if bias is None else bias.expand_as(tokens)
     for k in range(width):
         start = 2 * (width - 1) - k if reverse else k
@@ -81,9 +83,9 @@ class Mixer(nn.Module):
 
     def scan_direction(self, u: Tensor, *, reverse: bool) -> Tensor:
         """Convolution, selection and scan of one direction: u (B, L, E) from in_proj to y (B, L, E), not yet gated."""
-        u = F.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
+        u = functional.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
         low_rank, b, c = self.x_proj(u).split(self.split_sizes, dim=-1)
-        delta = F.softplus(self.dt_proj(low_rank))
+        delta = functional.softplus(self.dt_proj(low_rank))
         a = -torch.exp(self.A_log.float())
         y: Tensor = selective_scan(u, delta, a, b, c, self.D, reverse=reverse)
         return y
@@ -95,7 +97,7 @@ class Mixer(nn.Module):
         `forward_reverse_gate` alone needs it.
         """
         u, z = self.in_proj(tokens).chunk(2, dim=-1)
-        gate = F.silu(z)
+        gate = functional.silu(z)
         ahead = self.scan_direction(u, reverse=False)
         if self.path is PathType.FORWARD:
             return self.project(ahead * gate)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import DetectorConfig, NeckType
@@ -21,9 +21,11 @@ _CHANNEL_NORM_EPS = 1e-5
 
 
 class Neck(Protocol):
-    """From the encoder's maps to pyramid levels (B, C, h, w), finest first, one per proposal stride."""
+    """What both necks are."""
 
-    def __call__(self, maps: EncoderMaps) -> tuple[Tensor, ...]: ...
+    def __call__(self, maps: EncoderMaps) -> tuple[Tensor, ...]:
+        """Make pyramid levels (B, C, h, w) from the encoder's maps, finest first, one per proposal stride."""
+        ...
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -33,10 +35,11 @@ class ChannelNorm(nn.LayerNorm):
         super().__init__(channels, eps=_CHANNEL_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel over its channels with the biased variance."""
         # Channels innermost is how LayerNorm wants them, and a mere view for maps in channels_last layout.
-        return F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps).permute(
-            0, 3, 1, 2
-        )
+        return functional.layer_norm(
+            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
+        ).permute(0, 3, 1, 2)
 
 
 def _conv_norm_relu(inputs: int, outputs: int, size: int) -> list[nn.Module]:
@@ -60,6 +63,7 @@ class FeatureAggregator(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Add one map at a time, shallow first: h = x + f_k, x = h + hidden_k(h)."""
         x: Tensor | None = None
         for tokens, down, hidden in zip(maps, self.downconvs, self.hidden_convs, strict=True):
             feature = down(tokens.permute(0, 3, 1, 2))
@@ -100,6 +104,7 @@ class SimpleFeaturePyramid(nn.Module):
         self.fpn_convs = nn.ModuleList(_ConvChannelNorm(channels, channels, 3) for _ in widths)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Rescale the one map to each stride; the coarsest level is every second pixel of the one before."""
         scaled = (self.fpn1(x), self.fpn2(x), self.fpn3(x), self.fpn4(x))
         levels = [
             output(lateral(level))
@@ -123,6 +128,7 @@ class SimpleNeck(nn.Module):
         self.feature_spliter = SimpleFeaturePyramid(neck.channels, neck.channels)  # the published spelling
 
     def forward(self, maps: EncoderMaps) -> tuple[Tensor, ...]:
+        """Fuse the chosen maps, then make the five levels (B, C, h, w), finest first."""
         fused = self.feature_aggregator(tuple(maps.layers[i] for i in self.layers))
         levels: tuple[Tensor, ...] = self.feature_spliter(fused)
         return levels

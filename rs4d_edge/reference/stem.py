@@ -23,7 +23,7 @@ class ConvNorm(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions (the second without ReLU), then ReLU; (B, c, h, w) to the same."""
+    """Two 3x3 convolutions around which the input is added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,12 +31,13 @@ class ResidualBlock(nn.Module):
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """ReLU(x + body(x)); (B, c, h, w) to the same."""
         result: Tensor = self.activation(x + self.body(x))
         return result
 
 
 class ConvStem(nn.Module):
-    """Image (B, 3, H, W) to maps at stride 4 (B, c4, H/4, W/4) and stride 8 (B, c8, H/8, W/8)."""
+    """Convolutions of stride 2 with residual blocks between, from the image to stride 8."""
 
     def __init__(self, channels: tuple[int, int, int], blocks: tuple[int, int]) -> None:
         super().__init__()
@@ -49,12 +50,13 @@ class ConvStem(nn.Module):
         self.stride8 = nn.Sequential(ConvNorm(at_4, at_8, stride=2), *(ResidualBlock(at_8) for _ in range(blocks[1])))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (B, 3, H, W) to maps at stride 4 (B, c4, H/4, W/4) and stride 8 (B, c8, H/8, W/8)."""
         at_4 = self.stride4(image)
         return at_4, self.stride8(at_4)
 
 
 class PatchEmbed(nn.Module):
-    """The projection to tokens: (B, c, H, W) to (B, C, h, w) at stride 16 from the image.
+    """The projection to tokens at stride 16 from the image.
 
     Published: a 16x16 convolution of stride 16 on the image, without bias. After a stem: a 3x3 of stride 2, with bias.
     """
@@ -71,5 +73,6 @@ class PatchEmbed(nn.Module):
             self.projection = nn.Conv2d(config.stem_channels[2], config.channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Image or stem map (B, c, H, W) to tokens (B, C, h, w)."""
         tokens: Tensor = self.projection(x)
         return tokens
