@@ -1,0 +1,79 @@
+"""ONNX Runtime on the CPU, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure
+from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+
+
+def open_model(model_path: Path, *, threads: int | None, precision: str) -> OnnxRuntime:
+    """Load an ONNX file. `precision` must be fp32: ONNX Runtime's CPU provider has no bf16 convolutions."""
+    check_file(model_path)
+    if precision != "fp32":
+        raise InputError(f"onnxruntime runs these models in fp32, not in {precision!r}; export with --precision fp32")
+    return OnnxRuntime(model_path, threads=threads)
+
+
+class OnnxRuntime:
+    """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`."""
+
+    def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0: as many as the machine has physical cores
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors; warnings name optimisations that did not apply
+        try:
+            session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no public base class
+            raise RuntimeFailure(f"onnxruntime cannot load {model_path}: {error}") from error
+        self._session: onnxruntime.InferenceSession | None = session
+        self._inputs = tuple(_spec(value) for value in session.get_inputs())
+        self._outputs = tuple(_spec(value) for value in session.get_outputs())
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` must be fed."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` answers with."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `Runtime.run`."""
+        if self._session is None:
+            raise ClosedError("this onnxruntime session was closed; open another")
+        check_feeds(self._inputs, feeds)
+        names = [spec.name for spec in self._outputs]
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:
+            raise RuntimeFailure(f"onnxruntime failed while running the model: {error}") from error
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._session = None
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise RuntimeFailure(f"{value.name!r} has the type {value.type}, which no model of ours has")
+    return TensorSpec(value.name, _DTYPES[value.type], fixed_shape(value.name, value.shape))

@@ -1,0 +1,104 @@
+"""OpenVINO on the CPU, in fp32 or bf16, one frame at a time.
+
+A model that holds the scan as one native node needs the scan extension, which `openvino_scan` finds or builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUnavailable
+from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
+
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_SCAN_TAG = b'type="SelectiveScan"'  # how an IR file spells the native node
+
+
+def open_model(model_path: Path, *, threads: int | None, precision: str) -> OpenVINORuntime:
+    """Load an OpenVINO IR (.xml beside its .bin) or an ONNX file of plain operators."""
+    check_file(model_path)
+    return OpenVINORuntime(model_path, threads=threads, precision=precision)
+
+
+class OpenVINORuntime:
+    """One compiled model and its one request. Follows `rs4d_edge.runtimes.contract.Runtime`.
+
+    The precision is always told to the engine: left alone it computes in bf16 wherever the processor can.
+    """
+
+    def __init__(self, model_path: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
+        options = compile_options(threads, precision)
+        core = openvino.Core()
+        if model_path.suffix == ".xml" and _SCAN_TAG in model_path.read_bytes():
+            from rs4d_edge.runtimes.openvino_scan import add_scan_extension
+
+            add_scan_extension(core, threads)
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise RuntimeUnavailable(
+                "this processor has no bf16 instructions, so a bf16 export would be emulated; use the fp32 export"
+            )
+        try:
+            compiled = core.compile_model(core.read_model(model_path), "CPU", options)
+            self._request: openvino.InferRequest | None = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise RuntimeFailure(f"OpenVINO cannot load {model_path}: {error}") from error
+        self._core = core  # an extension must outlive the model that uses it
+        self._inputs = tuple(_spec(port) for port in compiled.inputs)
+        self._outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._slots = {spec.name: self._request.get_input_tensor(index).data for index, spec in enumerate(self._inputs)}
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` must be fed."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` answers with."""
+        return self._outputs
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; see `Runtime.run`."""
+        if self._request is None:
+            raise ClosedError("this OpenVINO model was closed; open another")
+        check_feeds(self._inputs, feeds)
+        for name, slot in self._slots.items():
+            np.copyto(slot, feeds[name])
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise RuntimeFailure(f"OpenVINO failed while running the model: {error}") from error
+        request = self._request  # its output buffers are written anew by each run, so the caller gets copies
+        return {spec.name: request.get_output_tensor(index).data.copy() for index, spec in enumerate(self._outputs)}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._slots.clear()
+        self._request = None
+
+
+def compile_options(threads: int | None, precision: str) -> dict[str, str | int]:
+    """The engine's properties for one frame at a time in `precision`, on `threads` threads."""
+    if precision not in PRECISION_HINTS:
+        raise InputError(f"OpenVINO runs these models in {' or '.join(PRECISION_HINTS)}, not in {precision!r}")
+    options: dict[str, str | int] = {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    return options
+
+
+def _spec(port: openvino.ConstOutput) -> TensorSpec:
+    name = port.get_any_name()
+    if port.partial_shape.is_dynamic:
+        raise RuntimeFailure(
+            f"{name!r} has the shape {port.partial_shape}, but only fixed shapes are run; export again"
+        )
+    return TensorSpec(name, np.dtype(port.element_type.to_dtype()), fixed_shape(name, port.shape))

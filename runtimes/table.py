@@ -1,0 +1,55 @@
+"""Which runtimes there are, and how one is opened by name."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from rs4d_edge.errors import InputError, RuntimeUnavailable
+from rs4d_edge.runtimes.contract import Runtime, RuntimeModule, check_threads
+
+
+class _Entry(NamedTuple):
+    module: str
+    package: str  # the engine that the module imports
+    extra: str  # the extra of rs4d-edge that installs it
+
+
+RUNTIMES = {
+    "torch": _Entry("rs4d_edge.runtimes.torch_runtime", "torch", "export"),
+    "onnxruntime": _Entry("rs4d_edge.runtimes.onnxruntime_runtime", "onnxruntime", "onnx"),
+    "openvino": _Entry("rs4d_edge.runtimes.openvino_runtime", "openvino", "openvino"),
+}
+
+
+def open_runtime(name: str, model_path: str | Path, *, threads: int | None = None, precision: str = "fp32") -> Runtime:
+    """Load the model file at `model_path` into the runtime `name`.
+
+    `precision` is that of the export (`fp32` or `bf16`). Raises InputError for an unknown name or option,
+    RuntimeUnavailable if the engine is not installed, does not import, or cannot run in that precision here. There is
+    no fallback to another runtime or precision.
+    """
+    check_threads(threads)
+    return runtime_module(name).open_model(Path(model_path), threads=threads, precision=precision)
+
+
+def runtime_module(name: str) -> RuntimeModule:
+    """Import the module of the runtime `name`."""
+    entry = RUNTIMES.get(name)
+    if entry is None:
+        raise InputError(f"there is no runtime {name!r}; the known ones are {', '.join(sorted(RUNTIMES))}")
+    try:
+        return cast(RuntimeModule, importlib.import_module(entry.module))
+    except ModuleNotFoundError as error:
+        if error.name != entry.package:
+            raise RuntimeUnavailable(f"the runtime {name!r} does not import: {error}") from error
+        raise RuntimeUnavailable(
+            f"the runtime {name!r} needs the package {entry.package}, which is not installed; "
+            f'run: pip install "rs4d-edge[{entry.extra}]"'
+        ) from error
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f"the package {entry.package} is installed but does not import: {error}. Mend it, or install it afresh: "
+            f'pip install --force-reinstall "rs4d-edge[{entry.extra}]"'
+        ) from error
