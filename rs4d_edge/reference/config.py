@@ -126,8 +126,8 @@ class ProposalConfig(_Frozen):
 class RoIConfig(_Frozen):
     """RoI stage.
 
-    `strides` are the pyramid levels that RoIs are pooled from, `finest_scale` the side in pixels of a RoI up to twice of
-    which the finest level serves.
+    `strides` are the pyramid levels that RoIs are pooled from, `finest_scale` the side in pixels of a RoI up to twice
+    of which the finest level serves.
     """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)

@@ -6,8 +6,6 @@ feature pyramid" (Li et al., arXiv 2203.16527): every level comes from the one s
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,14 +16,6 @@ from rs4d_edge.reference.encoder import EncoderMaps
 
 _LEVELS = 5  # strides 4, 8, 16, 32, 64
 _CHANNEL_NORM_EPS = 1e-5
-
-
-class Neck(Protocol):
-    """What both necks are."""
-
-    def __call__(self, maps: EncoderMaps) -> tuple[Tensor, ...]:
-        """Make pyramid levels (B, C, h, w) from the encoder's maps, finest first, one per proposal stride."""
-        ...
 
 
 class ChannelNorm(nn.LayerNorm):
