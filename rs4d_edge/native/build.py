@@ -18,7 +18,15 @@ SOURCE_DIR = Path(__file__).resolve().parent
 KERNEL_SOURCES = ("scan.cpp", "parallel.cpp", "scan_avx512.cpp", "scan_avx2.cpp", "scan_base.cpp")
 LIBRARY_NAME = "_rs4d_scan" + (".dylib" if sys.platform == "darwin" else ".so")
 # Contraction into fused multiply-adds is what the accuracy was measured with; nothing else of -ffast-math is wanted.
-COMPILE_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
+COMPILE_FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-Wno-psabi",
+)
 
 
 def find_compiler() -> str:

@@ -109,7 +109,7 @@ class NativeScan:
             raise RuntimeUnavailable(f"native scan: {_CODES.get(code, f'error {code}')} ({what})")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _open(path: Path) -> NativeScan:
     if not path.is_file():
         raise NativeUnavailable(f"{path} is not there: run `python -m rs4d_edge.native.build` (needs g++ or clang++)")

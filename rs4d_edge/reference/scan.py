@@ -15,11 +15,12 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rs4d_edge.native.library import NativeScan, ScanShape, native_scan_or_none
+from rs4d_edge.native.library import NativeScan, ScanShape, load_native_scan, native_scan_or_none
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -35,7 +36,7 @@ def selective_scan_reference(
         decay = torch.exp(delta[:, t, :, None] * a)  # (B, E, N)
         state = decay * state + delta[:, t, :, None] * b[:, t, None, :] * u[:, t, :, None]
         outputs[t] = (state * c[:, t, None, :]).sum(-1) + d * u[:, t]
-    return torch.stack(outputs, 1) if outputs else u.new_zeros(u.shape)
+    return torch.stack(outputs, 1) if outputs else torch.zeros_like(u)
 
 
 def selective_scan_chunked(
@@ -53,7 +54,8 @@ def selective_scan_chunked(
 
     def cut(x: Tensor) -> Tensor:  # (B, L, X) to (B, chunks, steps, X); padded tokens have delta 0 and change nothing
         ordered = x.flip(1) if reverse else x
-        return torch.nn.functional.pad(ordered, (0, 0, 0, chunks * steps - length)).unflatten(1, (chunks, steps))
+        padded = torch.nn.functional.pad(ordered, (0, 0, 0, chunks * steps - length))
+        return padded.reshape(batch, chunks, steps, x.shape[2])
 
     tokens = (cut(delta), cut(delta * u), cut(b))
     final, _ = _run_chunks(*tokens, a, None, u.new_zeros(batch, chunks, channels, a.shape[1]))
@@ -69,8 +71,10 @@ def selective_scan_chunked(
 def _run_chunks(
     delta: Tensor, weighted: Tensor, b: Tensor, a: Tensor, c: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run all chunks from `state` (B, chunks, E, N). `weighted` is delta * u. Returns the final states, and
-    y (B, chunks, steps, E), empty without c."""
+    """Run all chunks from `state` (B, chunks, E, N); `weighted` is delta * u.
+
+    Returns the final states, and y (B, chunks, steps, E), which is empty without c.
+    """
     outputs: list[Tensor] = []
     for t in range(delta.shape[2]):
         decay = torch.exp(delta[:, :, t, :, None] * a)
@@ -87,13 +91,8 @@ def selective_scan(
 
     CPU: the native library, else the chunked form. CUDA: mamba_ssm where it is importable, else the chunked form.
 
-    Args:
-        u, delta: (B, L, E), fp32; bf16 and fp16 are computed in fp32. delta >= 0.
-        a: (E, N), negative. b, c: (B, L, N). d: (E,).
-        reverse: scan from the last token to the first.
-
-    Returns:
-        y (B, L, E) in the dtype of u.
+    With `reverse` it runs from the last token to the first. bf16 and fp16 inputs are computed in fp32. Returns
+    y (B, L, E) in the dtype of u.
     """
     y: Tensor = torch.ops.rs4d.selective_scan(u, delta, a, b, c, d, reverse)
     return y
@@ -102,35 +101,26 @@ def selective_scan(
 @torch.library.custom_op("rs4d::selective_scan", mutates_args=())
 def _scan_op(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
     inputs = _computed(u, delta, a, b, c, d)
-    native = native_scan_or_none() if u.device.type == "cpu" and inputs[0].dtype == torch.float32 else None
-    if native is not None:
-        return _native_forward(native, inputs, reverse).to(u.dtype)
-    # Contiguous and fresh: an op may not return one of its inputs, nor strides that its fake does not promise.
-    y = _plain_form(u.device)(*inputs, reverse)
+    native = _native_for(u)
+    y = _native_forward(native, inputs, reverse) if native else _plain_form(u.device)(*inputs, reverse)
+    # Dense and fresh: an op may not return one of its inputs, nor strides that its fake does not promise.
     return y.to(u.dtype).contiguous()
 
 
 @_scan_op.register_fake
 def _scan_fake(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
-    torch._check(u.shape == delta.shape and b.shape == c.shape, lambda: "u and delta, b and c must have equal shapes")
     return torch.empty_like(u, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("rs4d::selective_scan_backward", mutates_args=())
+@torch.library.custom_op("rs4d::selective_scan_backward", mutates_args=(), device_types="cpu")
 def _scan_backward_op(
     grad_y: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool
 ) -> Gradients:
+    """Gradients by the native library, which must be there."""
     originals = (u, delta, a, b, c, d)
     inputs = _computed(*originals)
-    grad_y = grad_y.to(inputs[0].dtype).contiguous()
-    native = native_scan_or_none() if u.device.type == "cpu" and inputs[0].dtype == torch.float32 else None
-    if native is not None:
-        grads = _native_backward(native, inputs, grad_y, reverse)
-    else:
-        with torch.enable_grad():
-            leaves = tuple(x.detach().requires_grad_() for x in inputs)
-            grads = torch.autograd.grad(_plain_form(u.device)(*leaves, reverse), leaves, grad_y)
-    gu, gdelta, ga, gb, gc, gd = (grad.to(x.dtype).contiguous() for grad, x in zip(grads, originals, strict=True))
+    grads = _native_backward(load_native_scan(), inputs, grad_y.float().contiguous(), reverse)
+    gu, gdelta, ga, gb, gc, gd = (grad.to(x.dtype) for grad, x in zip(grads, originals, strict=True))
     return gu, gdelta, ga, gb, gc, gd
 
 
@@ -144,18 +134,34 @@ def _scan_backward_fake(
     return gu, gdelta, ga, gb, gc, gd
 
 
-def _save_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6])  # type: ignore[arg-type]
+def _plain_backward(grad_y: Tensor, saved: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, ...]:
+    """Gradients by running the plain form again under autograd: the forward pass need not keep any state."""
+    inputs = _computed(*saved)
+    with torch.enable_grad():
+        leaves = tuple(x.detach().requires_grad_() for x in inputs)
+        y = _plain_form(inputs[0].device)(*leaves, reverse)
+        grads = torch.autograd.grad(y, leaves, grad_y.to(y.dtype))
+    return tuple(grad.to(x.dtype) for grad, x in zip(grads, saved, strict=True))
+
+
+def _save_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:6])
     ctx.reverse = inputs[6]  # type: ignore[attr-defined]
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    saved: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-    grads: Gradients = torch.ops.rs4d.selective_scan_backward(grad_y, *saved, ctx.reverse)  # type: ignore[attr-defined]
-    return (*grads, None)
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    saved: tuple[Tensor, ...] = ctx.saved_tensors
+    if _native_for(saved[0]) is None:
+        return (*_plain_backward(grad_y, saved, ctx.reverse), None)
+    return (*torch.ops.rs4d.selective_scan_backward(grad_y, *saved, ctx.reverse), None)
 
 
 _scan_op.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+def _native_for(u: Tensor) -> NativeScan | None:
+    """The native library where it can compute this: on the CPU, in fp32."""
+    return native_scan_or_none() if u.device.type == "cpu" and u.dtype != torch.float64 else None
 
 
 def _computed(*inputs: Tensor) -> tuple[Tensor, ...]:
