@@ -33,7 +33,7 @@ class ModelContract(BaseModel):
     applied inside the graph. Detections below `score_threshold` are already cut inside the graph.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     image_size_hw: tuple[int, int]
     color_order: Literal["RGB"] = "RGB"

@@ -70,7 +70,8 @@ def crop_runs(bits: BoolMask, top: int, left: int, size_hw: tuple[int, int]) -> 
     total = height * width
     last = [] if len(ends) and ends[-1] == total else [total]
     edges: Runs = np.concatenate([[0], ends, last]).astype(np.int64)
-    return edges[1:] - edges[:-1]
+    lengths: Runs = edges[1:] - edges[:-1]
+    return lengths
 
 
 def _to_strings(runs: Sequence[Runs]) -> list[str]:
@@ -95,7 +96,7 @@ def _to_strings(runs: Sequence[Runs]) -> list[str]:
 
 
 def _differences(lengths: Runs) -> Runs:
-    values = lengths.copy()
+    values: Runs = lengths.copy()
     values[3:] -= lengths[1:-2]
     return values
 
