@@ -157,7 +157,8 @@ def mask_targets(target: Target, boxes: Tensor, matched: Tensor, size: int) -> T
         y = dense_axis_weights(axis_taps(low[:, 1], length[:, 1], size, height), height)[:, :, rows]
         x = dense_axis_weights(axis_taps(low[:, 0], length[:, 0], size, width), width)[:, :, columns]
         mask = target.masks[instance, rows, columns].to(boxes)
-        result[chosen] = torch.matmul(y, mask).matmul(x.transpose(1, 2))
+        with torch.autocast(boxes.device.type, enabled=False):  # half a cell of the threshold would be lost in bf16
+            result[chosen] = torch.matmul(y, mask).matmul(x.transpose(1, 2))
     return (result >= 0.5).float()
 
 
