@@ -27,11 +27,11 @@ class CheckpointError(RS4DError):
     """A checkpoint cannot be read, or its keys and shapes do not fit the model."""
 
 
-class RuntimeUnavailable(RS4DError):
+class RuntimeUnavailable(RS4DError):  # noqa: N818 (it says what happened)
     """An optional package or native library that was asked for is not installed or does not load here."""
 
 
-class RuntimeFailure(RS4DError):
+class RuntimeFailure(RS4DError):  # noqa: N818 (it says what happened)
     """A runtime ran, but its answer cannot be used: wrong names or shapes, NaN, or the engine's own failure."""
 
 

@@ -59,28 +59,28 @@ def fit(frame_hw: tuple[int, int], input_hw: tuple[int, int]) -> Geometry:
 
 
 class FrameResizer:
-    """Resizes frames into one buffer, uint8 (1, H, W, 3) RGB, that is allocated once and overwritten by each call."""
+    """Resizes frames into one buffer, uint8 (B, H, W, 3) RGB, that is allocated once and overwritten by each call."""
 
-    def __init__(self, input_hw: tuple[int, int]) -> None:
+    def __init__(self, input_hw: tuple[int, int], batch: int = 1) -> None:
         self.input_hw = input_hw
-        self.batch: Frame = np.zeros((1, *input_hw, 3), dtype=np.uint8)
-        self._valid_hw = (0, 0)
+        self.batch: Frame = np.zeros((batch, *input_hw, 3), dtype=np.uint8)
+        self._valid_hw = [(0, 0)] * batch
 
-    def __call__(self, frame: Frame, color: ColorOrder) -> Geometry:
-        """Write the frame (checked, uint8 (h, w, 3), in `color` order) into `batch`, padded with 0.
+    def __call__(self, frame: Frame, color: ColorOrder, slot: int = 0) -> Geometry:
+        """Write the frame (checked, uint8 (h, w, 3), in `color` order) into `batch[slot]`, padded with 0.
 
         The colour is converted after the resize, on the small image (bilinear weights are the same for every channel).
         """
         height, width = frame.shape[:2]
         geometry = fit((height, width), self.input_hw)
         rows, columns = geometry.valid_hw
-        if geometry.valid_hw != self._valid_hw:
-            self.batch[0, rows:] = 0
-            self.batch[0, :rows, columns:] = 0
-            self._valid_hw = geometry.valid_hw
+        if geometry.valid_hw != self._valid_hw[slot]:
+            self.batch[slot, rows:] = 0
+            self.batch[slot, :rows, columns:] = 0
+            self._valid_hw[slot] = geometry.valid_hw
         if frame.strides[2] == -1:  # `image[..., ::-1]`: undo the view rather than copy the big frame
             frame, color = frame[..., ::-1], ("BGR" if color == "RGB" else "RGB")
-        window = self.batch[0, :rows, :columns]
+        window = self.batch[slot, :rows, :columns]
         if (rows, columns) == (height, width):
             np.copyto(window, frame)
         else:
