@@ -29,10 +29,11 @@ class BoxHead(nn.Module):
         self.config = config
         classes, width = len(config.classes), config.roi.fc_channels
         inputs = config.neck.channels * config.roi.box_size**2
-        self.shared_fcs = nn.ModuleList((nn.Linear(inputs, width), nn.Linear(width, width)))
+        layers = (nn.Linear(inputs, width), nn.Linear(width, width))
+        self.shared_fcs = nn.ModuleList(layers)
         self.fc_cls = nn.Linear(width, classes + 1)  # the last one is background
         self.fc_reg = nn.Linear(width, 4 * classes)
-        for layer in self.shared_fcs:
+        for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
         for layer, std in ((self.fc_cls, 0.01), (self.fc_reg, 0.001)):

@@ -148,12 +148,12 @@ def mask_targets(target: Target, boxes: Tensor, matched: Tensor, size: int) -> T
     result = torch.zeros((len(boxes), size, size), device=boxes.device)
     height, width = target.masks.shape[1:]
     windows = torch.cat((target.boxes[:, :2].floor() - _MASK_MARGIN, target.boxes[:, 2:].ceil() + _MASK_MARGIN), dim=1)
-    for instance in matched.unique().tolist():
+    for instance in torch.unique(matched).tolist():
         chosen = (matched == instance).nonzero()[:, 0]
         left, top, right, bottom = (max(0, int(side)) for side in windows[instance].tolist())
         rows, columns = slice(top, min(bottom, height)), slice(left, min(right, width))
-        low, high = (boxes[chosen] - 0.5).split(2, dim=1)
-        length = (high - low).clamp(min=1e-3)
+        low = boxes[chosen, :2] - 0.5
+        length = (boxes[chosen, 2:] - boxes[chosen, :2]).clamp(min=1e-3)
         y = dense_axis_weights(axis_taps(low[:, 1], length[:, 1], size, height), height)[:, :, rows]
         x = dense_axis_weights(axis_taps(low[:, 0], length[:, 0], size, width), width)[:, :, columns]
         mask = target.masks[instance, rows, columns].to(boxes)

@@ -20,7 +20,8 @@ class _Conv(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]  # it has a bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(self.conv(x))
+        result: Tensor = functional.relu(self.conv(x))
+        return result
 
 
 class MaskHead(nn.Module):

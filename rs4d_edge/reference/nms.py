@@ -76,7 +76,7 @@ def _settle(over: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Solve keep[j] = no kept i < j with over[i, j]; each pass settles at least one more box of every chain."""
     kept = np.ones(len(over), dtype=bool)
     while True:
-        updated = ~over[kept].any(axis=0)
+        updated: npt.NDArray[np.bool_] = np.logical_not(over[kept].any(axis=0))
         if np.array_equal(updated, kept):
             return kept
         kept = updated

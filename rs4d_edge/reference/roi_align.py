@@ -29,13 +29,14 @@ class AxisTaps(NamedTuple):
 
 @torch.library.custom_op("rs4d::roi_align", mutates_args=())
 def roi_align_op(feature: Tensor, rois: Tensor, batch_index: Tensor, size: int, scale: float) -> Tensor:
-    """`roi_align` as one opaque node for torch.export (inference only). Returns a contiguous (R, C, size, size)."""
-    return roi_align(feature, rois, batch_index, size, scale).contiguous()
+    """`roi_align` as one opaque node for torch.export (inference only)."""
+    return roi_align(feature, rois, batch_index, size, scale)
 
 
 @roi_align_op.register_fake
 def _(feature: Tensor, rois: Tensor, batch_index: Tensor, size: int, scale: float) -> Tensor:
-    return feature.new_empty((rois.shape[0], feature.shape[1], size, size))
+    shape = (rois.shape[0], size, size, feature.shape[1])
+    return feature.new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
 def roi_align(feature: Tensor, rois: Tensor, batch_index: Tensor, size: int, scale: float) -> Tensor:
@@ -47,18 +48,19 @@ def roi_align(feature: Tensor, rois: Tensor, batch_index: Tensor, size: int, sca
     """
     batch, channels, height, width = feature.shape
     table = feature.float().permute(0, 2, 3, 1).reshape(batch * height * width, channels)
-    low, high = (rois.detach().float() * scale - 0.5).split(2, dim=1)
-    length = high - low
+    edges = rois.detach().float() * scale - 0.5
+    low, length = edges[:, :2], edges[:, 2:] - edges[:, :2]
     alive = (length > 0).all(dim=1).nonzero()[:, 0]
-    pooled = table.new_zeros((rois.shape[0], size, size, channels))
-    if alive.numel():
+    shape = (rois.shape[0], size, size, channels)
+    pooled = table.new_empty(shape) if len(alive) == len(rois) else table.new_zeros(shape)
+    if len(alive):
         columns = axis_taps(low[alive, 0], length[alive, 0], size, width)
         rows = axis_taps(low[alive, 1], length[alive, 1], size, height)
         order, indices, weights, offsets = _bags(rows, columns, batch_index[alive], (height, width))
         sums = functional.embedding_bag(
             indices, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
         )
-        pooled = pooled.index_copy(0, alive[order], sums.view(-1, size, size, channels))
+        pooled.index_copy_(0, alive[order], sums.view(-1, size, size, channels))
     return pooled.permute(0, 3, 1, 2)
 
 
@@ -117,10 +119,10 @@ def _bags(
     """(order of the RoIs, flat indices, weights, offsets) of all bins; RoIs with equal grids are handled together."""
     grids = torch.stack((rows.grid, columns.grid), dim=1)
     coarse = torch.where(grids > _FINE_GRID, (grids + 1) // 2 * 2, grids)
-    shapes, bucket, counts = coarse.unique(dim=0, return_inverse=True, return_counts=True)
+    shapes, bucket, counts = torch.unique(coarse, dim=0, return_inverse=True, return_counts=True)
     order = torch.argsort(bucket, stable=True)
     indices, weights, lengths = [], [], []
-    for chosen, (row_grid, column_grid) in zip(order.split(counts.tolist()), shapes.tolist(), strict=True):
+    for chosen, (row_grid, column_grid) in zip(torch.split(order, counts.tolist()), shapes.tolist(), strict=True):
         y, y_weights = _bucket_taps(rows, chosen, row_grid + 1, size_hw[0])
         x, x_weights = _bucket_taps(columns, chosen, column_grid + 1, size_hw[1])
         line = (y + batch_index[chosen, None, None] * size_hw[0]) * size_hw[1]

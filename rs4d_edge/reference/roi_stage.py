@@ -55,7 +55,7 @@ class RoIHead(nn.Module):
             chosen = (target == level).nonzero()[:, 0]
             order.append(chosen)
             parts.append(roi_align(feature, rois[chosen], batch_index[chosen], size, 1.0 / stride))
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        return torch.cat(parts).index_select(0, torch.cat(order).argsort())
 
     def detect(self, levels: Sequence[Tensor], proposals: Tensor, size_hw: tuple[int, int]) -> BoxDetections:
         """Classify and place `proposals` (B, P, 4) on an input of `size_hw` pixels."""
