@@ -14,7 +14,10 @@ from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.prompt_embedder import PromptEmbedder
 from rs4d_edge.reference.sam_decoder import UPSCALE, SamMaskDecoder
 
-CHUNK_BYTES = 1 << 25  # an image-sized tensor of one chunk; larger ones fall out of the caches
+# Largest image-sized tensor (prompts x tokens x channels, fp32) of one chunk: in eager mode small enough for the caches,
+# in an export large enough to keep the unrolled graph short.
+CHUNK_BYTES = 1 << 23
+EXPORT_CHUNK_BYTES = 1 << 27
 
 
 class _DecoderHolder(nn.Module):
@@ -28,9 +31,9 @@ class _DecoderHolder(nn.Module):
 class PromptMaskHead(nn.Module):
     """Prompt embedder, SAM's mask decoder and the embedding that stands for "no mask prompt".
 
-    Outside training the prompts are decoded `prompts_per_chunk` at a time (None: chosen by `CHUNK_BYTES`; 0: all at
-    once), because each prompt has its own copy of the image's tokens from the decoder's second block on. The results do
-    not depend on it. Under torch.export the loop is unrolled.
+    Outside training the prompts are decoded `prompts_per_chunk` at a time (None: chosen by size; 0: all at once),
+    because each prompt has its own copy of the image's tokens from the decoder's second block on. The results do not
+    depend on it. torch.export unrolls the loop.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -72,7 +75,9 @@ class PromptMaskHead(nn.Module):
         if self.prompts_per_chunk is not None:
             return self.prompts_per_chunk or rois
         tokens, channels = image.shape[1:]
-        return max(1, min(rois, CHUNK_BYTES // (tokens * channels * 4)))
+        budget = EXPORT_CHUNK_BYTES if torch.compiler.is_exporting() else CHUNK_BYTES
+        chunks = -(-rois * tokens * channels * 4 // budget)
+        return -(-rois // min(chunks, rois))  # chunks of nearly one size
 
 
 def prompt_mask_targets(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -87,7 +92,7 @@ def prompt_mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy plus dice loss of logits (R, h, w) against targets (R, h, w) in 0..1, both averaged over R.
 
     An object covers a small part of the whole-image mask: cross-entropy alone is won by background, and dice (Milletari
-    et al., "V-Net", 2016) weighs the object by its overlap. No RoI gives a zero that still has a gradient.
+    et al., "V-Net", 2016) weighs the object by its overlap. No RoI gives 0.
     """
     if logits.shape != targets.shape:
         raise RS4DError(f"mask logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must have one shape")
