@@ -14,7 +14,7 @@ from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.prompt_embedder import PromptEmbedder
 from rs4d_edge.reference.sam_decoder import UPSCALE, SamMaskDecoder
 
-# Largest image-sized tensor (prompts x tokens x channels, fp32) of one chunk: in eager mode small enough for the caches,
+# Largest image-sized tensor (prompts x tokens x channels, fp32) of a chunk: in eager mode small enough for the caches,
 # in an export large enough to keep the unrolled graph short.
 CHUNK_BYTES = 1 << 23
 EXPORT_CHUNK_BYTES = 1 << 27
