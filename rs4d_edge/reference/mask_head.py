@@ -50,4 +50,5 @@ class MaskHead(nn.Module):
         """Logits (R, 28, 28), fp32, of each RoI's own class, `labels` (R,) int64."""
         logits = self(roi_features)
         index = labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])
-        return logits.gather(1, index)[:, 0].float()
+        own: Tensor = logits.gather(1, index)[:, 0].float()
+        return own
