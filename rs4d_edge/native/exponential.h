@@ -4,6 +4,8 @@
 constexpr float kRoundMagic = 12582912.0f;
 // Largest |delta * a * log2(e)| that the range reduction is shown; the exponential is 0 (or infinite) far below it.
 constexpr float kExponentLimit = 1e14f;
+// Faster decays count as this one: with any step above 1e-10 nothing is left either way.
+constexpr float kLargestDecay = 1e12f;
 
 // Minimax polynomial 1 + r*Q(r) of degree 5, relative error 1.1e-7. The constant term is exactly 1 and Q(0) = ln 2 to
 // 2e-7, so the error vanishes with r: states that decay slowly do not drift.

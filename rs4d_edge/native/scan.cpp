@@ -129,7 +129,8 @@ int rs4d_select_isa(const char* name) {
     return RS4D_OK;
   }
   for (const Kernels* kernels : {avx512_kernels(), avx2_kernels(), base_kernels()}) {
-    if (kernels && std::strcmp(name, kernels->name) == 0) {
+    const bool base = kernels == base_kernels() && std::strcmp(name, "base") == 0;
+    if (kernels && (base || std::strcmp(name, kernels->name) == 0)) {
       forced.store(kernels);
       return RS4D_OK;
     }

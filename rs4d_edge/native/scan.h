@@ -44,7 +44,8 @@ RS4D_EXPORT int rs4d_abi_version(void);
 /* Name of the instruction set in use: "avx512", "avx2", "neon", "sse2" or "plain". */
 RS4D_EXPORT const char* rs4d_isa(void);
 
-/* Forces an instruction set by name ("auto" for the best one). RS4D_UNKNOWN_ISA if this machine lacks it. */
+/* Forces an instruction set by name ("auto" for the best one, "base" for the one that every machine of this
+ * kind has). RS4D_UNKNOWN_ISA if this machine lacks it. */
 RS4D_EXPORT int rs4d_select_isa(const char* name);
 
 /* Writes y. Allocates nothing. */

@@ -68,9 +68,10 @@ inline void prepare_decay(const float* a, int64_t states, int64_t count, float* 
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     float largest = 1e-20f;
     for (int64_t n = 0; n < states; ++n) {
-      const float value = lane < count ? a[lane * states + n] * kLog2E : 0.0f;
+      float value = lane < count ? a[lane * states + n] * kLog2E : 0.0f;
+      if (value < -kLargestDecay) value = -kLargestDecay;
       decay[n * kLanes + lane] = value;
-      largest = value < 0.0f ? (largest < -value ? -value : largest) : (largest < value ? value : largest);
+      if (largest < -value) largest = -value;
     }
     limit[lane] = kExponentLimit / largest;
   }
