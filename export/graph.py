@@ -10,9 +10,10 @@ import io
 import itertools
 import logging
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -32,6 +33,7 @@ from rs4d_edge.reference.detector import RS4D
 IR_VERSION = 10  # what ONNX Runtime has read since 1.18
 _MARK = "output:"  # keeps the outputs' names apart from those that the exporter invents
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_INVENTED = re.compile(r"val_\d+|[a-z_]+(_\d+)?")  # names that say nothing of the module: val_12, unsqueeze_3
 _FOLD_LIMIT = 1 << 26  # bytes of a constant that is worth computing ahead: anchors of the largest models take 5 MB
 
 
@@ -75,20 +77,56 @@ def example_inputs(image_size_hw: tuple[int, int], batch: int) -> tuple[Tensor, 
     return frame, torch.tensor([image_size_hw] * batch, dtype=torch.int64)
 
 
-def export_graph(model: RS4D, batch: int = 1) -> ModelProto:
-    """The whole model as ONNX: `frame` and `valid_hw` in, `boxes`, `scores`, `labels` and `masks` out.
+def translate(model: RS4D, batch: int = 1) -> ModelProto:
+    """The model as ONNX, with every intermediate result of `RS4D.features` as an output, named as there.
 
-    The scan is a node of the domain `rs4d` with a body of standard operators.
+    Inputs are `frame` and `valid_hw`. The scan is a node of the domain `rs4d` with a body of standard operators.
+    Raises ExportError.
     """
-    return _translate(model, model.config.encoder.image_size_hw, batch, OUTPUT_NAMES)
-
-
-def export_features(model: RS4D, batch: int = 1) -> ModelProto:
-    """The same with every intermediate result of `RS4D.features` as an output, named as there."""
     inputs = example_inputs(model.config.encoder.image_size_hw, batch)
     with torch.inference_mode():
         names = tuple(model.features(*inputs))
-    return _translate(FeatureView(model).eval(), model.config.encoder.image_size_hw, batch, names)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                FeatureView(model).eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(INPUT_NAMES),
+                output_names=[f"{_MARK}{name}" for name in names],
+                custom_translation_table=translation_table(),
+                optimize=True,
+            )
+            if program is None:
+                raise ExportError("torch's exporter gave no program; export with a torch version that is supported")
+            onnxscript.optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+            translated: ModelProto = program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"torch could not translate the model to ONNX: {error}") from error
+    return _finish(translated, names)
+
+
+def only_outputs(model: ModelProto, names: Sequence[str] = OUTPUT_NAMES) -> ModelProto:
+    """A copy with the outputs `names` alone, in this order, and without what only other outputs need."""
+    needed = set(names)
+    nodes = []
+    for node in reversed(model.graph.node):  # ONNX keeps nodes in the order of computation
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    outputs = {value.name: value for value in model.graph.output}
+    graph = GraphProto(name=model.graph.name)
+    graph.node.extend(reversed(nodes))
+    graph.input.extend(model.graph.input)
+    graph.output.extend(outputs[name] for name in names)
+    graph.initializer.extend(held for held in model.graph.initializer if held.name in needed)
+    graph.value_info.extend(value for value in model.graph.value_info if value.name in needed)
+    graph.value_info.extend(value for name, value in outputs.items() if name in needed and name not in names)
+    copied = ModelProto()
+    copied.CopyFrom(model)
+    copied.graph.CopyFrom(graph)
+    return copied
 
 
 def save_graph(model: ModelProto, path: Path) -> Path:
@@ -108,34 +146,16 @@ def save_graph(model: ModelProto, path: Path) -> Path:
     return path
 
 
-def _translate(module: nn.Module, image_size_hw: tuple[int, int], batch: int, names: tuple[str, ...]) -> ModelProto:
-    inputs = example_inputs(image_size_hw, batch)
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                inputs,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(INPUT_NAMES),
-                output_names=[f"{_MARK}{name}" for name in names],
-                custom_translation_table=translation_table(),
-                optimize=True,
-            )
-            if program is None:
-                raise ExportError("torch's exporter gave no program; export with a torch version that is supported")
-            onnxscript.optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
-            model: ModelProto = program.model_proto
-    except torch.onnx.OnnxExporterError as error:
-        raise ExportError(f"torch could not translate the model to ONNX: {error}") from error
-    return _finish(model, names)
-
-
 def _finish(model: ModelProto, names: tuple[str, ...]) -> ModelProto:
     """Readable names, the outputs' own names, no notes of the exporter (they hold paths), and the scan's body."""
     graph = model.graph
     rename = _readable_names(graph, reserved={*INPUT_NAMES, *names})
     rename |= {f"{_MARK}{name}": name for name in names}
+    unnamed = {held.name for held in graph.initializer if _INVENTED.fullmatch(held.name)}
+    for node in graph.node:
+        for index, value in enumerate(node.input):
+            if value in unnamed:
+                rename.setdefault(value, f"{node.name}:in{index}")
     for node in graph.node:
         node.input[:] = [rename.get(name, name) for name in node.input]
         node.output[:] = [rename.get(name, name) for name in node.output]
@@ -145,6 +165,7 @@ def _finish(model: ModelProto, names: tuple[str, ...]) -> ModelProto:
         value.name = rename.get(value.name, value.name)
         del value.metadata_props[:]
     for held in (*graph.input, *graph.initializer):
+        held.name = rename.get(held.name, held.name)
         del held.metadata_props[:]
     graph.name, graph.doc_string, model.doc_string = "rs4d", "", ""
     del graph.metadata_props[:], model.metadata_props[:]
@@ -165,7 +186,7 @@ def _readable_names(graph: GraphProto, reserved: set[str]) -> dict[str, str]:
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
         scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))
-        module = scopes[-2].removeprefix("model.") if len(scopes) > 1 else ""
+        module = scopes[-2].removeprefix("model").removeprefix(".") if len(scopes) > 1 else ""
         name = _unique(f"{module or 'graph'}/{node.op_type}", taken)
         node.name = name
         for index, value in enumerate(node.output):

@@ -1,0 +1,57 @@
+"""From the ONNX graph to OpenVINO's IR."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+import openvino
+from onnx import ModelProto
+
+from rs4d_edge.errors import ExportError, RuntimeUnavailable
+from rs4d_edge.export.scan_function import has_scan, inline_scan, without_scan_function
+
+
+class ScanForm(str, Enum):
+    """How the scan stands in the IR.
+
+    `NATIVE`: one node each, computed by our kernel through the scan extension, which the device must have too.
+    `PLAIN`: standard operators, which run anywhere and are several times slower.
+    """
+
+    NATIVE = "native"
+    PLAIN = "plain"
+
+
+def scan_extension_works() -> bool:
+    """Whether the scan extension can be found or built on this machine."""
+    return _core_with_scan() is not None
+
+
+def save_ir(model: ModelProto, path: Path, form: ScanForm) -> Path:
+    """Convert to `path` (.xml, with the weights beside it in .bin), weights in fp32."""
+    if form is ScanForm.NATIVE and has_scan(model):
+        core, source = _core_with_scan(), without_scan_function(model)
+        if core is None:
+            raise ExportError("the scan extension is not there; export with the plain scan")
+    else:
+        core, source = openvino.Core(), inline_scan(model)
+    try:
+        converted = core.read_model(source.SerializeToString())
+        for wanted, output in zip(model.graph.output, converted.outputs, strict=True):
+            output.get_tensor().set_names({wanted.name})
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot convert the graph: {error}") from error
+    return path
+
+
+def _core_with_scan() -> openvino.Core | None:
+    from rs4d_edge.runtimes.openvino_scan import add_scan_extension
+
+    core = openvino.Core()
+    try:
+        add_scan_extension(core, None)
+    except RuntimeUnavailable:
+        return None
+    return core

@@ -1,0 +1,68 @@
+"""What an export is to make: target, precision, input size and batch, fixed before the first step."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Target(str, Enum):
+    """Where the bundle is to run.
+
+    `ONNX`: one ONNX file of standard operators for ONNX Runtime's CPU provider (and any other reader of ONNX): weights
+    and activations stay fp32; the scan is a model-local function.
+    `CPU`: OpenVINO's IR for x86 and Arm processors; weights are stored in fp32; the scan is one native node, from an
+    extension that is built where a C++ compiler is there, else plain operators.
+    """
+
+    ONNX = "onnx"
+    CPU = "cpu"
+
+    @property
+    def runtime(self) -> str:
+        """The runtime's name in the table of runtimes."""
+        return {Target.ONNX: "onnxruntime", Target.CPU: "openvino"}[self]
+
+    @property
+    def model_file(self) -> str:
+        """Name of the file in the bundle that the runtime opens."""
+        return {Target.ONNX: "model.onnx", Target.CPU: "model.xml"}[self]
+
+
+class Precision(str, Enum):
+    """In what numbers the model computes.
+
+    `FP32`: weights stored and all arithmetic in fp32.
+    `BF16`: weights stored in fp32; the runtime rounds them and the activations of convolutions and matrix products to
+    bf16 (8 bits of precision, the range of fp32) and accumulates in fp32. The scan stays in fp32. Only for processors
+    with bf16 instructions; only OpenVINO has the kernels.
+    """
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+_PRECISIONS = {Target.ONNX: (Precision.FP32,), Target.CPU: (Precision.FP32, Precision.BF16)}
+
+
+class Recipe(BaseModel):
+    """One export. `image_size_hw` in pixels, multiples of 16; `batch` frames are run at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: Target
+    precision: Precision = Precision.FP32
+    image_size_hw: tuple[int, int]
+    batch: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _precision_exists(self) -> Recipe:
+        known = _PRECISIONS[self.target]
+        if self.precision not in known:
+            raise ValueError(
+                f"target {self.target.value!r} has no precision {self.precision.value!r}, only "
+                f"{', '.join(each.value for each in known)}: ONNX Runtime's CPU provider has no bf16 kernels for "
+                f"matrix products and convolutions; use --target cpu for bf16"
+            )
+        return self

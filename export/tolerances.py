@@ -1,0 +1,46 @@
+"""How far an export may be from the reference, for each precision, and why."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from rs4d_edge.export.recipes import Precision
+
+
+class Tolerances(BaseModel):
+    """Limits of the parity gate.
+
+    `tensor`: largest difference of a tensor ahead of the first selection (encoder, neck, RPN maps), relative to the
+    largest magnitude in it. `score` and `box_px`: of a matched detection; the latter in pixels of the network's input.
+    `match_iou`: least overlap of boxes of the same class that counts as a match. `mask_iou`: least overlap of the
+    masks of a match; `mask_px`: but so many differing pixels are always allowed, as the smallest masks have ten.
+    `cut_margin`: a detection without partner is excused if its score is so near to the score at which the list is cut.
+    `unmatched`: share of all other detections that may be without partner.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tensor: float
+    score: float
+    box_px: float
+    match_iou: float
+    mask_iou: float
+    mask_px: int
+    cut_margin: float
+    unmatched: float
+
+
+TOLERANCES = {
+    # The same arithmetic in another order. One fp32 rounding is 6e-8; some hundred layers of sums add up to 1e-6..1e-5,
+    # and an error in the model (a wrong axis, constant or rounding mode) starts at 1e-3. Boxes pass through an exp of
+    # deltas and are up to a thousand pixels wide.
+    Precision.FP32: Tolerances(
+        tensor=1e-4, score=1e-3, box_px=0.5, match_iou=0.9, mask_iou=0.95, mask_px=4, cut_margin=1e-3, unmatched=0.0
+    ),
+    # One bf16 rounding is 4e-3, and each layer rounds its activations anew: a few percent after tens of layers. Scores
+    # move by hundredths, so order and suppression of near ties change, and with them which of two nearly equal
+    # boxes survives; each is as good as the other, so a small share may stay without partner.
+    Precision.BF16: Tolerances(
+        tensor=0.1, score=0.1, box_px=8.0, match_iou=0.75, mask_iou=0.7, mask_px=12, cut_margin=0.1, unmatched=0.1
+    ),
+}
