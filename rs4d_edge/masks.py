@@ -30,6 +30,8 @@ BoolMask = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
 THRESHOLD = 0.5
 MASK_NAN = "the runtime's masks hold NaN or infinite values: the model or its precision does not work on this runtime"
+BLOCK_COLUMNS = 512
+BLOCK_WORK = 1 << 18  # multiplications in one matrix product: OpenBLAS takes a second thread for more
 CHUNK = 64  # pixels of the frame that share one matrix
 
 
@@ -97,9 +99,14 @@ class RoiMask:
         if top >= bottom or left >= right:
             return EMPTY_CROP
         rows, columns = self.probabilities.shape
-        down = _box_weights(y0, y1, rows, top, bottom)
         across = _box_weights(x0, x1, columns, left, right)
-        return MaskCrop(top=top, left=left, bits=(down @ self.probabilities) @ across.T >= THRESHOLD)
+        wide = np.empty((rows, right - left), dtype=np.float32)
+        for block, product in _products(self.probabilities, across.T):
+            wide[block] = product
+        bits = np.empty((bottom - top, right - left), dtype=np.bool_)
+        for block, product in _products(_box_weights(y0, y1, rows, top, bottom), wide):
+            np.greater_equal(product, THRESHOLD, out=bits[block])
+        return MaskCrop(top=top, left=left, bits=bits)
 
 
 def _centres_between(low: float, high: float, limit: int) -> tuple[int, int]:
@@ -118,6 +125,21 @@ def _box_weights(low: float, high: float, size: int, start: int, stop: int) -> P
     weights[row, column] = 1 - after
     weights[row, column + 1] = after
     return weights[:, 1:-1]
+
+
+def _products(left: Probabilities, right: Probabilities) -> Iterator[tuple[tuple[slice, slice], Probabilities]]:
+    """The product left @ right in blocks, each with its place, so small that a BLAS library takes no threads for it.
+
+    Its threads wait for each other by spinning: while the engine's or another process's threads hold the cores, one
+    large product of 0.1 ms was seen to take 20 ms.
+    """
+    inner = left.shape[1]
+    for column in range(0, right.shape[1], BLOCK_COLUMNS):
+        columns = slice(column, min(column + BLOCK_COLUMNS, right.shape[1]))
+        step = max(1, BLOCK_WORK // (inner * (columns.stop - column)))
+        for row in range(0, len(left), step):
+            rows = slice(row, row + step)
+            yield (rows, columns), left[rows] @ right[:, columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +164,14 @@ class FrameMask:
         left, right = across.reach(*self.active[2:])
         if top >= bottom or left >= right:
             return EMPTY_CROP  # it lies in the padding
-        tall = np.concatenate([part @ self.probabilities[span] for part, span in down.parts(top, bottom, self.top)])
+        tall = np.empty((bottom - top, self.probabilities.shape[1]), dtype=np.float32)
+        for pixels, part, span in down.parts(top, bottom, self.top):
+            for block, product in _products(part, self.probabilities[span]):
+                tall[pixels][block] = product
         bits = np.empty((bottom - top, right - left), dtype=np.bool_)
-        start = 0
-        for part, span in across.parts(left, right, self.left):
-            np.greater_equal(tall[:, span] @ part.T, THRESHOLD, out=bits[:, start : start + len(part)])
-            start += len(part)
+        for pixels, part, span in across.parts(left, right, self.left):
+            for block, product in _products(tall[:, span], part.T):
+                np.greater_equal(product, THRESHOLD, out=bits[:, pixels][block])
         return MaskCrop(top=top, left=left, bits=bits)
 
 
@@ -172,14 +196,14 @@ class FrameAxis:
         """First and one-past-last pixel that sees any of the map's indices first..last."""
         return int(np.searchsorted(self.last, first)), int(np.searchsorted(self.first, last, side="right"))
 
-    def parts(self, start: int, stop: int, origin: int) -> Iterator[tuple[Probabilities, slice]]:
-        """Weights of pixels start..stop-1 in pieces, each with the slice that it takes of a window from `origin` on."""
+    def parts(self, start: int, stop: int, origin: int) -> Iterator[tuple[slice, Probabilities, slice]]:
+        """Weights of pixels start..stop-1 in pieces: slice of the pixels, weights, slice of a window from `origin`."""
         for pixel in range(start - start % CHUNK, stop, CHUNK):
             weights, column = self.blocks[pixel // CHUNK]
             low, high = max(start, pixel), min(stop, pixel + CHUNK)
             seen = slice(int(self.first[low]), int(self.last[high - 1]) + 1)
             part = weights[low - pixel : high - pixel, seen.start - column : seen.stop - column]
-            yield part, slice(seen.start - origin, seen.stop - origin)
+            yield slice(low - start, high - start), part, slice(seen.start - origin, seen.stop - origin)
 
 
 def frame_axes(map_hw: tuple[int, int], geometry: Geometry) -> tuple[FrameAxis, FrameAxis]:
