@@ -29,7 +29,7 @@ def load(source: str | os.PathLike[str], *, classes: Sequence[str] | None = None
     config = _renamed(stored, classes, path) if stored is not None else infer_config(state, classes)
     if isinstance(config, EncoderConfig):
         raise CheckpointError(
-            f"{path} holds an encoder alone: expected a whole detector. Give the file to training as the encoder's start"
+            f"{path} holds an encoder alone: expected a whole detector. Start training from it instead"
         )
     model = RS4D(config)
     load_into(model, state, str(path))
@@ -44,7 +44,7 @@ def _weights_of(source: str | os.PathLike[str]) -> Path:
     if name in PRESETS and name not in shipped_names():
         raise InputError(
             f"{name!r} is a preset without trained weights: expected a checkpoint file or a shipped name "
-            f"({', '.join(shipped_names()) or 'none in this installation'}). Train it with rs4d-train, then give its file"
+            f"({', '.join(shipped_names()) or 'none in this installation'}). Train it first (rs4d-train)"
         )
     return shipped_path(name)
 
