@@ -102,7 +102,7 @@ def plain_mask(outputs: Outputs, index: int, contract: ModelContract, geometry: 
 
 def centres(new: int, old: int) -> npt.NDArray[np.float64]:
     """Where the centres of `new` samples lie among `old` ones."""
-    return (np.arange(new) + 0.5) * (old / new) - 0.5
+    return np.linspace(0.5, new - 0.5, new, dtype=np.float64) * (old / new) - 0.5
 
 
 def sample(
@@ -118,7 +118,7 @@ def along(values: npt.NDArray[np.float64], at: npt.NDArray[np.float64]) -> npt.N
     at = np.clip(at, 0, len(values) - 1)
     low = np.floor(at).astype(int)
     weight: npt.NDArray[np.float64] = (at - low)[:, None]
-    samples: npt.NDArray[np.float64] = values[low] * (1 - weight)
+    samples = np.array(values[low] * (1 - weight), dtype=np.float64)
     samples += values[np.minimum(low + 1, len(values) - 1)] * weight
     return samples
 
