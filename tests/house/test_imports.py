@@ -27,7 +27,7 @@ ENGINES = {
 ALL_ENGINES = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript", "nncf", "tensorrt", "transformers"}
 
 # Commands are for whoever types them: those of the workstation import what they drive.
-DEVICE_COMMANDS = {"rs4d_edge.commands.__init__", "rs4d_edge.commands.predict"}
+DEVICE_COMMANDS = {"rs4d_edge.commands.__init__", "rs4d_edge.commands.predict", "rs4d_edge.commands.predict_terminal"}
 
 
 def _is_device(module: str) -> bool:
@@ -101,7 +101,7 @@ def test_the_reference_model_knows_nothing_of_export_or_runtimes() -> None:
 
 def test_a_device_needs_three_packages_to_import_everything(tmp_path: Path) -> None:
     """In a fresh interpreter where nothing but numpy, OpenCV and pydantic can be imported."""
-    optional = {*ENGINES, "rs4d_edge.commands.predict"}
+    optional = {*ENGINES, "rs4d_edge.commands.predict_terminal"}
     modules = [name.removesuffix(".__init__") for name in modules_on_disk() if _is_device(name)]
     wanted = sorted(name for name in modules if name not in optional)
     probe = textwrap.dedent(
