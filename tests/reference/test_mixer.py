@@ -56,7 +56,8 @@ def test_mixer_gives_what_transformers_gives(path: PathType) -> None:
     theirs = loss_and_gradients(expected, probe, other, tokens)
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():
-        torch.testing.assert_close(gradient, theirs[name], atol=2e-5, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+        largest = float((gradient - theirs[name]).abs().max())
+        assert largest < 1e-4 * max(1.0, float(theirs[name].abs().max())), name
 
 
 def test_gate_weighs_the_two_directions_by_their_means() -> None:
