@@ -8,6 +8,8 @@
 #if defined(RS4D_TBB)
 #include <tbb/task_arena.h>
 #include <tbb/parallel_for.h>
+#elif defined(RS4D_ONNXRUNTIME)
+#include "onnxruntime_pool.h"
 #elif defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -74,6 +76,9 @@ void parallel_for(int threads, int64_t units, void (*body)(void*, int64_t, int),
   if (threads == 1) return loop.work(0);
 #if defined(RS4D_TBB)
   tbb::parallel_for(0, threads, [&loop](int worker) { loop.work(worker); }, tbb::static_partitioner());
+#elif defined(RS4D_ONNXRUNTIME)
+  session_parallel_for(
+      threads, [](void* data, size_t worker) { static_cast<Loop*>(data)->work(static_cast<int>(worker)); }, &loop);
 #elif defined(_OPENMP)
 #pragma omp parallel num_threads(threads)
   loop.work(omp_get_thread_num());

@@ -1,5 +1,6 @@
-// A parallel loop over independent units of work, on whatever the library was built with: oneTBB (inside OpenVINO, so
-// that its thread limit holds), OpenMP (shares PyTorch's threads), or threads started for the call.
+// A parallel loop over independent units of work, on whatever the library was built with: oneTBB (inside OpenVINO) or
+// the session's pool (inside ONNX Runtime), so that the engine's thread limit holds; OpenMP (shares PyTorch's threads);
+// or threads started for the call.
 #pragma once
 
 #include <cstdint>
