@@ -119,13 +119,18 @@ def _open(path: Path) -> NativeScan:
         raise NativeUnavailable(f"{path} does not load: {error}; run `python -m rs4d_edge.native.build`") from error
 
 
+def native_hidden() -> bool:
+    """Whether the environment variable RS4D_NO_NATIVE hides the library."""
+    return os.environ.get(HIDE_VARIABLE, "0") not in ("", "0")
+
+
 def load_native_scan() -> NativeScan:
     """The library, loaded once per process.
 
     Raises:
         NativeUnavailable: it is not built or does not load, or RS4D_NO_NATIVE hides it; the message says which.
     """
-    if os.environ.get(HIDE_VARIABLE, "0") not in ("", "0"):
+    if native_hidden():
         raise NativeUnavailable(f"hidden by the environment variable {HIDE_VARIABLE}")
     return _open(SOURCE_DIR / LIBRARY_NAME)
 
