@@ -33,7 +33,7 @@ from rs4d_edge.reference.detector import RS4D
 IR_VERSION = 10  # what ONNX Runtime has read since 1.18
 _MARK = "output:"  # keeps the outputs' names apart from those that the exporter invents
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_INVENTED = re.compile(r"val_\d+|[a-z_]+(_\d+)?")  # names that say nothing of the module: val_12, unsqueeze_3
+_INVENTED = re.compile(r"[a-z0-9_]+")  # names that say nothing of the module: val_12, unsqueeze_3
 _FOLD_LIMIT = 1 << 26  # bytes of a constant that is worth computing ahead: anchors of the largest models take 5 MB
 
 
@@ -86,10 +86,15 @@ def translate(model: RS4D, batch: int = 1) -> ModelProto:
     inputs = example_inputs(model.config.encoder.image_size_hw, batch)
     with torch.inference_mode():
         names = tuple(model.features(*inputs))
+    return translate_module(FeatureView(model).eval(), inputs, names)
+
+
+def translate_module(module: nn.Module, inputs: tuple[Tensor, Tensor], names: Sequence[str]) -> ModelProto:
+    """Any module that takes a frame and its valid size and answers with tensors, which are given `names`."""
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                FeatureView(model).eval(),
+                module,
                 inputs,
                 dynamo=True,
                 opset_version=OPSET,
@@ -146,7 +151,7 @@ def save_graph(model: ModelProto, path: Path) -> Path:
     return path
 
 
-def _finish(model: ModelProto, names: tuple[str, ...]) -> ModelProto:
+def _finish(model: ModelProto, names: Sequence[str]) -> ModelProto:
     """Readable names, the outputs' own names, no notes of the exporter (they hold paths), and the scan's body."""
     graph = model.graph
     rename = _readable_names(graph, reserved={*INPUT_NAMES, *names})
@@ -156,6 +161,9 @@ def _finish(model: ModelProto, names: tuple[str, ...]) -> ModelProto:
         for index, value in enumerate(node.input):
             if value in unnamed:
                 rename.setdefault(value, f"{node.name}:in{index}")
+    rename |= {
+        held.name: held.name.removeprefix("model.") for held in graph.initializer if held.name.startswith("model.")
+    }
     for node in graph.node:
         node.input[:] = [rename.get(name, name) for name in node.input]
         node.output[:] = [rename.get(name, name) for name in node.output]

@@ -62,7 +62,8 @@ def pairwise_iou(first: Floats, second: Floats) -> Floats:
     overlap = np.prod(np.maximum(high - low, 0), axis=2)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1][None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    iou: Floats = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return iou
 
 
 def mask_difference(first: MaskCrop, second: MaskCrop) -> tuple[float, int]:

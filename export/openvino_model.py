@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 
 import openvino
 from onnx import ModelProto
 
 from rs4d_edge.errors import ExportError, RuntimeUnavailable
+from rs4d_edge.export.recipes import ScanForm
 from rs4d_edge.export.scan_function import has_scan, inline_scan, without_scan_function
-
-
-class ScanForm(str, Enum):
-    """How the scan stands in the IR.
-
-    `NATIVE`: one node each, computed by our kernel through the scan extension, which the device must have too.
-    `PLAIN`: standard operators, which run anywhere and are several times slower.
-    """
-
-    NATIVE = "native"
-    PLAIN = "plain"
 
 
 def scan_extension_works() -> bool:
@@ -36,14 +25,20 @@ def save_ir(model: ModelProto, path: Path, form: ScanForm) -> Path:
             raise ExportError("the scan extension is not there; export with the plain scan")
     else:
         core, source = openvino.Core(), inline_scan(model)
+    names = [value.name for value in model.graph.output]
     try:
-        converted = core.read_model(source.SerializeToString())
-        for wanted, output in zip(model.graph.output, converted.outputs, strict=True):
-            output.get_tensor().set_names({wanted.name})
-        openvino.save_model(converted, path, compress_to_fp16=False)
+        _convert(core, source, names, path)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot convert the graph: {error}") from error
     return path
+
+
+def _convert(core: openvino.Core, source: ModelProto, names: list[str], path: Path) -> None:
+    """A function of its own, whose objects are gone before `core` is: the extension's code goes with the core."""
+    converted = core.read_model(source.SerializeToString())
+    for name, output in zip(names, converted.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(converted, path, compress_to_fp16=False)
 
 
 def _core_with_scan() -> openvino.Core | None:

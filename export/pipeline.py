@@ -18,8 +18,8 @@ from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.contract import ModelContract
 from rs4d_edge.export.graph import example_inputs, fit_model, only_outputs, save_graph, translate
 from rs4d_edge.export.parity import Comparison, compare
-from rs4d_edge.export.recipes import Recipe, Target
-from rs4d_edge.export.scan_function import OPSET, has_scan
+from rs4d_edge.export.recipes import Recipe, ScanForm, Target
+from rs4d_edge.export.scan_function import OPSET
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
 from rs4d_edge.manifest import WeightsRecord
@@ -42,11 +42,11 @@ Progress = Callable[[Step], None]
 
 
 class ExportResult(NamedTuple):
-    """Where the bundle is, what was compared, and how the scan stands in it (`function`, `native` or `plain`)."""
+    """Where the bundle is, what was compared, and how the scan stands in it."""
 
     path: Path
     comparison: Comparison
-    scan: str
+    scan: ScanForm
 
 
 def export_bundle(
@@ -63,8 +63,8 @@ def export_bundle(
     """Write the bundle of `model` that `recipe` describes to `out_dir`, if it gives what the model gives.
 
     `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `inspect` sees what was compared
-    before the gate decides. Raises ParityError and leaves nothing behind if the export differs by more than its precision's
-    tolerances; ExportError, RuntimeUnavailable or InputError if it cannot be made.
+    before the gate decides. Raises ParityError and leaves nothing behind if the export differs by more than the
+    tolerances of its precision; ExportError, RuntimeUnavailable or InputError if it cannot be made.
     """
     with write_bundle(out_dir, overwrite=overwrite) as draft:
         fitted = fit_model(model, recipe.image_size_hw)
@@ -85,15 +85,15 @@ def export_bundle(
     return ExportResult(out_dir, comparison, scan)
 
 
-def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, str]:
+def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, ScanForm]:
     """Write the file that the target's runtime opens; answers with its path and how the scan stands in it."""
     path = folder / recipe.target.model_file
     if recipe.target is Target.ONNX:
-        return save_graph(graph, path), "function" if has_scan(graph) else "none"
-    from rs4d_edge.export.openvino_model import ScanForm, save_ir, scan_extension_works
+        return save_graph(graph, path), ScanForm.FUNCTION
+    from rs4d_edge.export.openvino_model import save_ir, scan_extension_works
 
     form = ScanForm.NATIVE if scan_extension_works() else ScanForm.PLAIN
-    return save_ir(graph, path, form), form.value
+    return save_ir(graph, path, form), form
 
 
 def compare_draft(
@@ -124,7 +124,7 @@ def seal(
     comparison: Comparison,
     frames: Sequence[Frame],
     weights: WeightsRecord,
-    scan: str,
+    scan: ScanForm,
     model_path: Path,
 ) -> Path:
     """Add the golden frames with the reference's detections and write the manifest; answers with the draft's folder."""
@@ -141,7 +141,7 @@ def seal(
         parity=comparison.record(),
         tools=tool_versions(recipe.target),
         machine={"system": platform.platform(), "processor": processor_name()},
-        options={"scan": scan, "opset": OPSET},
+        options={"scan": scan.value, "opset": OPSET},
     )
     return draft.path
 

@@ -43,6 +43,19 @@ class Precision(str, Enum):
     BF16 = "bf16"
 
 
+class ScanForm(str, Enum):
+    """How the scan stands in a model file.
+
+    `FUNCTION`: in ONNX, a node of our own with a body of standard operators, which any runtime can run.
+    `NATIVE`: in OpenVINO's IR, one node each, computed by our kernel through the scan extension, which the device must
+    have too. `PLAIN`: in OpenVINO's IR, standard operators, which run anywhere and are several times slower.
+    """
+
+    FUNCTION = "function"
+    NATIVE = "native"
+    PLAIN = "plain"
+
+
 _PRECISIONS = {Target.ONNX: (Precision.FP32,), Target.CPU: (Precision.FP32, Precision.BF16)}
 
 

@@ -63,12 +63,12 @@ def nms_keep(boxes: Value, scores: Value, iou_threshold: float, score_threshold:
         boxes,
         op.Unsqueeze(scores, _ints(1)),
         _ints(max_keep),
-        op.Constant(value_floats=[float(iou_threshold)]),
-        op.Constant(value_floats=[float(score_threshold)]),
+        _floats(iou_threshold),
+        _floats(score_threshold),
     )
     positions = op.Gather(survivors, _ints(0, 2), axis=1)  # (survivors, 2): group, box
-    nothing = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
-    ones = op.Expand(op.Constant(value_float=1.0), op.Shape(positions, start=0, end=1))
+    nothing = op.Expand(_scalar(0.0), op.Shape(scores))
+    ones = op.Expand(_scalar(1.0), op.Shape(positions, start=0, end=1))
     return op.Cast(op.ScatterND(nothing, positions, ones), to=onnx.TensorProto.BOOL)
 
 
@@ -88,17 +88,23 @@ def roi_align(feature: Value, rois: Value, batch_index: Value, size: int, scale:
     low = op.Slice(rois, _ints(0), _ints(2), _ints(1))
     high = op.Slice(rois, _ints(2), _ints(4), _ints(1))
     sides = op.ReduceMin(op.Sub(high, low), _ints(1), keepdims=1)  # (R, 1)
-    alive = op.Unsqueeze(op.Greater(sides, op.Constant(value_float=0.0)), _ints(2, 3))
-    return op.Where(alive, pooled, op.Constant(value_float=0.0))
+    alive = op.Unsqueeze(op.Greater(sides, _scalar(0.0)), _ints(2, 3))
+    return op.Where(alive, pooled, _scalar(0.0))
 
 
 def softplus(x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
     """Softplus as one node: past torch's threshold of 20 it differs from the identity by 2e-9 at most."""
     if beta != 1.0:
-        return op.Div(
-            op.Softplus(op.Mul(x, op.Constant(value_float=float(beta)))), op.Constant(value_float=float(beta))
-        )
+        return op.Div(op.Softplus(op.Mul(x, _scalar(float(beta)))), _scalar(float(beta)))
     return op.Softplus(x)
+
+
+def _scalar(value: float) -> Value:
+    return op.Constant(value_float=float(value))
+
+
+def _floats(*values: float) -> Value:
+    return op.Constant(value_floats=[float(value) for value in values])
 
 
 def _ints(*values: int) -> Value:

@@ -1,0 +1,85 @@
+"""A detector small enough to be exported in seconds, with random weights under which it detects something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from onnx import ModelProto
+
+from rs4d_edge.calibration.frames import scene_frames
+from rs4d_edge.export.graph import translate
+from rs4d_edge.reference.config import (
+    DetectorConfig,
+    EncoderConfig,
+    HeadType,
+    NeckConfig,
+    NeckType,
+    PromptConfig,
+    ProposalConfig,
+    RoIConfig,
+)
+from rs4d_edge.reference.detector import RS4D
+
+SIZE_HW = (64, 96)
+
+
+def tiny_config(head: HeadType = HeadType.BBOX) -> DetectorConfig:
+    """Two layers, 24 tokens, 20 proposals, 8 detections."""
+    return DetectorConfig(
+        name=f"tiny-{head.value}",
+        head=head,
+        classes=("ship", "plane", "tank"),
+        encoder=EncoderConfig(
+            channels=32, depth=2, inner_channels=32, state_size=4, image_size_hw=SIZE_HW, stem_channels=(8, 8, 16)
+        ),
+        neck=NeckConfig(type=NeckType.EDGE, layers=(), channels=32),
+        proposals=ProposalConfig(strides=(8, 16, 32, 64), scales=(2.5, 4.0), channels=16, pre_nms=40, proposals=20),
+        roi=RoIConfig(strides=(8, 16, 32), fc_channels=32, mask_convs=1, mask_channels=8),
+        prompt=PromptConfig(decoder_heads=2, mlp_channels=32, iou_head_channels=16)
+        if head is HeadType.PROMPT
+        else None,
+        max_detections=8,
+    )
+
+
+def tiny_detector(head: HeadType = HeadType.BBOX) -> RS4D:
+    """Random weights, larger than at the start of training: scores that differ, boxes that move."""
+    torch.manual_seed(3)
+    model = RS4D(tiny_config(head)).eval()
+    with torch.no_grad():
+        for layer, gain in (
+            (model.rpn_head.rpn_cls, 60.0),
+            (model.rpn_head.rpn_reg, 30.0),
+            (model.roi_head.bbox_head.fc_cls, 60.0),
+            (model.roi_head.bbox_head.fc_reg, 60.0),
+        ):
+            layer.weight.mul_(gain)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 2.0)
+        frame = torch.from_numpy(scene_frames(1, SIZE_HW)[0][None])
+        logits = model.features(frame, torch.tensor([SIZE_HW]))["class_logits"]
+        model.roi_head.bbox_head.fc_cls.bias.copy_(-logits.mean(dim=0))  # else one class wins everywhere
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_detector() -> Callable[[HeadType], RS4D]:
+    """`tiny_detector`, for tests that change the model or want the other head."""
+    return tiny_detector
+
+
+@pytest.fixture(scope="session")
+def detector() -> RS4D:
+    """Shared: not to be changed."""
+    return tiny_detector()
+
+
+@pytest.fixture(scope="session")
+def translated(detector: RS4D) -> ModelProto:
+    """Its graph with all intermediate results; shared: not to be changed."""
+    return translate(detector)
