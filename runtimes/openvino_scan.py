@@ -1,8 +1,8 @@
 """The selective scan as an operation of OpenVINO: the compiled extension, or the same kernel called from Python.
 
 Both read the node `SelectiveScan`, in ONNX files (domain `rs4d`) and in IR files (set `extension`), with the inputs u,
-delta, a, b, c, d and the attribute `reverse`. The compiled one is bound to one exact version of OpenVINO and is built on
-the machine that uses it; it runs on the threads that OpenVINO was given.
+delta, a, b, c, d and the attribute `reverse`. The compiled one is bound to one exact version of OpenVINO and is built
+on the machine that uses it; it runs on the threads that OpenVINO was given.
 """
 
 from __future__ import annotations
