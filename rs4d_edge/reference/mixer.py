@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import EncoderConfig, PathType
+from rs4d_edge.reference.depthwise import DirectedConv, directed_conv
 from rs4d_edge.reference.scan import selective_scan
 
 _STEP_MIN, _STEP_MAX, _STEP_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, as in the Mamba paper
@@ -30,14 +31,10 @@ def depthwise_conv(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, rever
     tokens (B, L, E), weight (E, 1, K), bias (E,); returns (B, L, E). `reverse` gives what flipping the tokens,
     convolving causally and flipping back gives.
     """
-    width, length = weight.shape[-1], tokens.shape[1]
-    taps = (weight.flip(-1) if reverse else weight).unsqueeze(2)  # (E, 1, 1, K)
-    # (B, E, 1, L) with channels innermost is a view of the tokens in torch's channels_last layout: no copy is made.
-    rows = functional.conv2d(
-        tokens.transpose(1, 2).unsqueeze(2), taps, bias, padding=(0, width - 1), groups=weight.shape[0]
-    )
-    start = width - 1 if reverse else 0
-    return rows.squeeze(2)[:, :, start : start + length].transpose(1, 2)
+    if bias is not None and tokens.requires_grad and torch.is_grad_enabled():
+        trained: Tensor = DirectedConv.apply(tokens, weight, bias, reverse)  # type: ignore[no-untyped-call]
+        return trained
+    return directed_conv(tokens, weight, bias, reverse=reverse)
 
 
 def depthwise_conv_reference(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, reverse: bool) -> Tensor:
