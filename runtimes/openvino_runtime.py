@@ -42,13 +42,19 @@ class OpenVINORuntime:
                 "this processor has no bf16 instructions, so a bf16 export would be emulated; use the fp32 export"
             )
         try:
-            compiled = core.compile_model(core.read_model(model_path), "CPU", options)
+            model = core.read_model(model_path)
+            # The file's names: compiling adds those of inner values that turn out to be the same.
+            names = [[port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)]
+            compiled = core.compile_model(model, "CPU", options)
+            del model  # before its core, whose extension its nodes need
             self._request: openvino.InferRequest | None = compiled.create_infer_request()
         except RuntimeError as error:
             raise RuntimeFailure(f"OpenVINO cannot load {model_path}: {error}") from error
         self._core = core  # an extension must outlive the model that uses it
-        self._inputs = tuple(_spec(port) for port in compiled.inputs)
-        self._outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._inputs, self._outputs = (
+            tuple(_spec(name, port) for name, port in zip(own, ports, strict=True))
+            for own, ports in zip(names, (compiled.inputs, compiled.outputs), strict=True)
+        )
         self._slots = {spec.name: self._request.get_input_tensor(index).data for index, spec in enumerate(self._inputs)}
 
     @property
@@ -95,8 +101,7 @@ def compile_options(threads: int | None, precision: str) -> dict[str, str | int]
     return options
 
 
-def _spec(port: openvino.ConstOutput) -> TensorSpec:
-    name = port.get_any_name()
+def _spec(name: str, port: openvino.ConstOutput) -> TensorSpec:
     if port.partial_shape.is_dynamic:
         raise RuntimeFailure(
             f"{name!r} has the shape {port.partial_shape}, but only fixed shapes are run; export again"
