@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -200,3 +201,14 @@ def test_a_mask_is_rendered_once() -> None:
     assert soft.calls == 0
     assert mask.crop() is mask.crop()
     assert soft.calls == 1
+
+
+def test_masks_of_the_published_implementation_are_met_pixel_by_pixel(fixtures_dir: Path) -> None:
+    with np.load(fixtures_dir / "detector_bbox.npz") as published:
+        soft = (1 / (1 + np.exp(-published["mask_logits_selected"].astype(np.float64)))).astype(np.float32)
+        boxes, (count, height, width) = published["boxes"], published["masks_shape"].tolist()
+        expected = np.unpackbits(published["masks_packed"], axis=-1)[..., :width].astype(np.bool_)
+    masks = roi_masks(soft, boxes, (height, width))
+    found = np.stack([full_size(mask, (height, width)) for mask in masks])
+    assert found.shape == (count, height, width)
+    assert np.count_nonzero(found != expected) == 0
