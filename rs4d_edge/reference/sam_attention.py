@@ -44,9 +44,8 @@ class SamAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Plain attention: (P, T, C) queries over (P, S, C) keys and values -> (P, T, C)."""
         q, k, v = (self._split(t) for t in (self.q_proj(query), self.k_proj(key), self.v_proj(value)))
-        weights = torch.softmax(torch.einsum("pthd,pshd->phts", q * self.scale, k), dim=-1)
-        out: Tensor = self.out_proj(torch.einsum("phts,pshd->pthd", weights, v).flatten(2))
-        return out
+        weights = torch.softmax(torch.matmul(q * self.scale, k.transpose(2, 3)), dim=-1)  # (P, H, T, S)
+        return self._join(torch.matmul(weights, v))
 
     def tokens_to_image(self, query: Tensor, image: Tensor, image_positions: Tensor) -> Tensor:
         """Tokens (P, T, C) read the image (P or 1, N, C), placed by its positions (1, N, C) -> (P, T, C).
@@ -55,37 +54,39 @@ class SamAttention(nn.Module):
         """
         prompts, tokens, channels = query.shape
         q = self._split(self.q_proj(query)) * self.scale
-        rows = torch.einsum("pthd,hdc->phtc", q, self._per_head(self.k_proj.weight)).flatten(1, 2)  # (P, HT, C)
+        rows = torch.matmul(q, self._per_head(self.k_proj.weight)).flatten(1, 2)  # (P, HT, C)
         weights = torch.softmax(_scores(rows, image, image_positions), dim=-1)  # (P, HT, N)
-        read = _from_image(weights, image).reshape(prompts, self.heads, tokens, channels)
-        value = torch.einsum("phtc,hdc->pthd", read, self._per_head(self.v_proj.weight)).flatten(2)
-        out: Tensor = self.out_proj(value + self.v_proj.bias)
-        return out
+        read = _from_image(weights, image).view(prompts, self.heads, tokens, channels)
+        value = torch.matmul(read, self._per_head(self.v_proj.weight).transpose(1, 2))  # (P, H, T, d)
+        return self._join(value + self.v_proj.bias.view(self.heads, 1, -1))
 
     def image_to_tokens(self, image: Tensor, image_positions: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The image (P or 1, N, C), placed by its positions, reads the tokens (P, T, C) and adds it to itself.
 
-        Returns (P, N, C).
-        A head's weights add up to one, so every row carries its share of the output bias.
+        Returns (P, N, C). A head's weights add up to one, so every row carries its share of the output bias.
         """
         prompts, tokens, _ = key.shape
         k = self._split(self.k_proj(key)) * self.scale
-        rows = torch.einsum("pthd,hdc->phtc", k, self._per_head(self.q_proj.weight)).flatten(1, 2)  # (P, HT, C)
-        bias = torch.einsum("pthd,hd->pht", k, self.q_proj.bias.view(self.heads, -1)).flatten(1, 2)
-        scores = _scores(rows, image, image_positions) + bias.unsqueeze(-1)  # (P, HT, N)
+        rows = torch.matmul(k, self._per_head(self.q_proj.weight)).flatten(1, 2)  # (P, HT, C)
+        bias = torch.matmul(k, self.q_proj.bias.view(self.heads, -1, 1)).flatten(1, 2)  # (P, HT, 1)
+        scores = _scores(rows, image, image_positions) + bias  # (P, HT, N)
         weights = torch.softmax(scores.view(prompts, self.heads, tokens, -1), dim=2).flatten(1, 2)
-        v = self._split(self.v_proj(value))
-        out = self.out_proj.weight.view(-1, self.heads, v.shape[-1])  # (C, H, d)
-        mixed = torch.einsum("pthd,chd->phtc", v, out).flatten(1, 2) + self.out_proj.bias / self.heads  # (P, HT, C)
+        out = self._per_head(self.out_proj.weight.t())  # (H, d, C)
+        mixed = torch.matmul(self._split(self.v_proj(value)), out).flatten(1, 2) + self.out_proj.bias / self.heads
         return torch.baddbmm(image.expand(prompts, -1, -1), weights.transpose(1, 2), mixed)
 
     def _split(self, projected: Tensor) -> Tensor:
-        """(P, T, H d) -> (P, T, H, d)."""
-        return projected.reshape(*projected.shape[:-1], self.heads, -1)
+        """(P, T, H d) -> (P, H, T, d)."""
+        return projected.reshape(*projected.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def _join(self, heads: Tensor) -> Tensor:
+        """What the heads read (P, H, T, d) -> (P, T, C)."""
+        out: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
+        return out
 
     def _per_head(self, weight: Tensor) -> Tensor:
         """A projection's weight (H d, C) -> (H, d, C)."""
-        return weight.view(self.heads, -1, weight.shape[-1])
+        return weight.reshape(self.heads, -1, weight.shape[-1])
 
 
 def _scores(rows: Tensor, image: Tensor, positions: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class ExtraPositions(nn.Module):
     """Adds the encoding of the finest level's grid, resized bilinearly, to every level.
 
     Half of the channels depends on y alone, the other half on x, and bilinear resizing keeps it so. Two small tables
-    a level are thus all of it: (C / 2, h, 1) and (C / 2, 1, w), constants of the given level sizes.
+    a level are thus all of it, each zero in the other's half: (C, h, 1) and (C, 1, w), constants of the given sizes.
     """
 
     def __init__(self, channels: int, level_sizes_hw: Sequence[tuple[int, int]]) -> None:
@@ -50,18 +50,21 @@ class ExtraPositions(nn.Module):
             tables = [(getattr(self, f"y_{i}"), getattr(self, f"x_{i}")) for i in range(len(sizes))]
         else:
             tables = [(y.to(levels[0]), x.to(levels[0])) for y, x in self._tables(sizes)]
-        return tuple(self._add(level, y, x) for level, (y, x) in zip(levels, tables, strict=True))
+        # One sum after the other: y + x would be a table of the level's whole size, 67 MB at stride 4 of 1024x1024.
+        return tuple(
+            level + y.to(level.dtype) + x.to(level.dtype) for level, (y, x) in zip(levels, tables, strict=True)
+        )
 
     def _tables(self, sizes_hw: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
         fine_y = sine_axis(sizes_hw[0][0], self.channels // 2)
         fine_x = sine_axis(sizes_hw[0][1], self.channels // 2)
-        return [(_resize(fine_y, h)[:, :, None], _resize(fine_x, w)[:, None, :]) for h, w in sizes_hw]
-
-    @staticmethod
-    def _add(level: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        height, width = level.shape[-2:]
-        positions = torch.cat([y.expand(-1, height, width), x.expand(-1, height, width)])
-        return level + positions.to(level.dtype)
+        tables = []
+        for height, width in sizes_hw:
+            y, x = _resize(fine_y, height), _resize(fine_x, width)
+            tables.append(
+                (torch.cat([y, y.new_zeros(y.shape)])[:, :, None], torch.cat([x.new_zeros(x.shape), x])[:, None])
+            )
+        return tables
 
 
 def _resize(table: Tensor, size: int) -> Tensor:
