@@ -16,7 +16,7 @@ from rs4d_edge.reference.sam_decoder import UPSCALE, SamMaskDecoder
 
 # Largest image-sized tensor (prompts x tokens x channels, fp32) of a chunk: in eager mode small enough for the caches,
 # in an export large enough to keep the unrolled graph short.
-CHUNK_BYTES = 1 << 23
+CHUNK_BYTES = 1 << 24
 EXPORT_CHUNK_BYTES = 1 << 27
 
 
