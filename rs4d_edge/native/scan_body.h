@@ -93,8 +93,12 @@ void forward_rows(const Rows& rows, const float* decay, const float* limit, cons
   const float *u = rows.u, *delta = rows.delta, *b = rows.b, *c = rows.c;
   float* y = rows.y;
   for (int64_t t = 0; t < rows.tokens; ++t) {
-    __builtin_prefetch(u + 6 * row);
-    __builtin_prefetch(delta + 6 * row);
+    // Rows lie far apart, so the processor does not foresee them: the next tile into L2, the next tokens into L1.
+    __builtin_prefetch(u + kTile * row, 0, 2);
+    __builtin_prefetch(delta + kTile * row, 0, 2);
+    __builtin_prefetch(y + kTile * row, 0, 2);
+    __builtin_prefetch(u + 4 * row);
+    __builtin_prefetch(delta + 4 * row);
     const F x = load_lanes<Full>(u, rows.count), dt = load_lanes<Full>(delta, rows.count);
     const F rate = Simd::min(dt, largest), input = Simd::mul(dt, x);
     F even = Simd::mul(d, x), odd = Simd::set(0.0f);
@@ -151,6 +155,10 @@ void replay_rows(const Rows& rows, const float* decay, const float* limit, float
     const F x = load_lanes<Full>(rows.u + t * row, rows.count), dt = load_lanes<Full>(rows.delta + t * row, rows.count);
     const F rate = Simd::min(dt, largest), input = Simd::mul(dt, x);
     const float* b = rows.b + t * rows.states * rows.step;
+    if constexpr (!Store) {
+      __builtin_prefetch(rows.u + (t + kTile) * row, 0, 2);
+      __builtin_prefetch(rows.delta + (t + kTile) * row, 0, 2);
+    }
     h.each_state([&](auto n) RS4D_INLINE_LAMBDA {
       const F keep = Simd::exp2_product(rate, Simd::load(decay + n * kLanes));
       if constexpr (Store) {
@@ -180,6 +188,7 @@ void backward_rows(const Rows& rows, const BackRows& back, const float* decay, c
   States<N> carry(carried, rows.states);
   const F d = load_lanes<Full>(skip, rows.count);
   F grad_d = Simd::load(back.grad_d);
+  float* const grad_a = back.grad_a;
   const int64_t row = rows.channels * rows.step, block = rows.states * kLanes;
   for (int64_t t = rows.tokens - 1; t >= 0; --t) {
     const F x = load_lanes<Full>(rows.u + t * row, rows.count), dt = load_lanes<Full>(rows.delta + t * row, rows.count);
@@ -187,6 +196,9 @@ void backward_rows(const Rows& rows, const BackRows& back, const float* decay, c
     const float *b = rows.b + t * rows.states * rows.step, *c = rows.c + t * rows.states * rows.step;
     const float *h = before + t * block, *keep = factors + t * block;
     float *sum_b = back.sum_b + t * block, *sum_c = back.sum_c + t * block;
+    for (const float* p : {rows.u, rows.delta, back.grad_y, static_cast<const float*>(back.grad_u),
+                           static_cast<const float*>(back.grad_delta)})
+      __builtin_prefetch(p + (t - 2 * kCheckpoint) * row, 0, 2);
     F through_b = Simd::set(0.0f), through_decay = Simd::set(0.0f);
     carry.each_state([&](auto n) RS4D_INLINE_LAMBDA {
       const int64_t at = n * kLanes;
@@ -197,7 +209,7 @@ void backward_rows(const Rows& rows, const BackRows& back, const float* decay, c
       const F kept = Simd::mul(g, Simd::load(keep + at));
       const F moved = Simd::mul(kept, Simd::load(h + at));
       through_decay = Simd::fma(moved, Simd::load(decay + at), through_decay);
-      Simd::store(back.grad_a + at, Simd::fma(moved, dt, Simd::load(back.grad_a + at)));
+      Simd::store(grad_a + at, Simd::fma(moved, dt, Simd::load(grad_a + at)));
       carry.put(n, kept);
     });
     grad_d = Simd::fma(gy, x, grad_d);
