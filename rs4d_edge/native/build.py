@@ -23,7 +23,7 @@ from pathlib import Path
 from rs4d_edge.errors import RuntimeUnavailable
 
 SOURCE_DIR = Path(__file__).resolve().parent
-KERNEL_SOURCES = ("scan.cpp", "parallel.cpp", "scan_avx512.cpp", "scan_avx2.cpp", "scan_base.cpp")
+KERNEL_SOURCES = ("scan.cpp", "mixer.cpp", "parallel.cpp", "scan_avx512.cpp", "scan_avx2.cpp", "scan_base.cpp")
 EXTENSION_SOURCE = "openvino_extension.cpp"
 LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 LIBRARY_NAME = "_rs4d_scan" + LIBRARY_SUFFIX

@@ -29,12 +29,38 @@ struct Partials {
   float* scratch;
 };
 
+// Tokens of a tile of the mixer's core.
+constexpr int64_t kMixerTile = 32;
+
+// The mixer's weights as the kernels read them, and the padded widths. The arrays from x_proj on are one run of `packed`
+// floats. x_proj (channels, narrow), dt_proj (rank, channels), conv_weight (taps, channels), decay as in the scan.
+struct MixerMemory {
+  float *x_proj, *dt_proj, *conv_weight, *conv_bias, *dt_bias, *skip, *zeros, *decay, *limit;
+  int64_t channels, narrow, packed;
+};
+
+// One direction of the sequence `batch` over the tokens [begin, end), counted in scan order.
+struct MixerUnit {
+  int64_t batch, begin, end;
+  bool reverse, second_half;
+};
+
+// A thread's rows of one tile: v, delta and y (tokens, channels), narrow (tokens, narrow).
+struct MixerTile {
+  float *v, *delta, *y, *narrow;
+};
+
 struct Kernels {
   const char* name;
   void (*forward)(const rs4d_scan_inputs& inputs, float* y, const Unit& unit);
   void (*backward)(const rs4d_scan_inputs& inputs, const float* grad_y, const rs4d_scan_gradients& gradients,
                    const Unit& unit, const Partials& partials);
+  void (*mixer_prepare)(const rs4d_mixer_inputs& inputs, const MixerMemory& memory);
+  void (*mixer)(const rs4d_mixer_inputs& inputs, float* y, const MixerMemory& memory, const MixerUnit& unit,
+                const MixerTile& tile, float* state);
 };
+
+const Kernels* kernels_in_use();
 
 const Kernels* avx512_kernels();  // nullptr where not compiled in or not supported by this machine
 const Kernels* avx2_kernels();

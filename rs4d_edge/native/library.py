@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rs4d_edge.errors import RuntimeUnavailable
 from rs4d_edge.native.build import LIBRARY_NAME, SOURCE_DIR
 
-ABI_VERSION = 1  # RS4D_ABI_VERSION of scan.h
+ABI_VERSION = 2  # RS4D_ABI_VERSION of scan.h
 HIDE_VARIABLE = "RS4D_NO_NATIVE"
 _CODES = {1: "bad shape", 2: "more states than the kernel's buffers hold", 3: "instruction set not available here"}
 
@@ -42,6 +42,28 @@ class _Gradients(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("u", "delta", "a", "b", "c", "d")]
 
 
+class MixerShape(NamedTuple):
+    """Sizes of a mixer's core: tokens (batch, length), inner width, states, rank of the step size, conv width."""
+
+    batch: int
+    length: int
+    channels: int
+    states: int
+    rank: int
+    taps: int
+
+
+_MIXER_ARRAYS = ("uz", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "a", "d")
+
+
+class _MixerInputs(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _MIXER_ARRAYS),
+        *((name, ctypes.c_int64) for name in MixerShape._fields),
+        ("threads", ctypes.c_int32),
+    ]
+
+
 class NativeScan:
     """The loaded library. Addresses point to dense fp32 arrays that the caller keeps alive; order u, delta, a, b, c, d.
 
@@ -57,6 +79,9 @@ class NativeScan:
         library.rs4d_scan_workspace.argtypes = [ctypes.POINTER(_Inputs)]
         gradients = ctypes.POINTER(_Gradients)
         library.rs4d_scan_backward.argtypes = [ctypes.POINTER(_Inputs), ctypes.c_void_p, gradients, ctypes.c_void_p]
+        library.rs4d_mixer_workspace.restype = ctypes.c_int64
+        library.rs4d_mixer_workspace.argtypes = [ctypes.POINTER(_MixerInputs)]
+        library.rs4d_mixer_core.argtypes = [ctypes.POINTER(_MixerInputs), ctypes.c_void_p, ctypes.c_void_p]
         self._library = library
         if library.rs4d_abi_version() != ABI_VERSION:
             raise NativeUnavailable(
@@ -102,6 +127,24 @@ class NativeScan:
         arguments, outputs = _Inputs(*inputs, *shape, reverse, threads), _Gradients(*gradients)
         code = self._library.rs4d_scan_backward(ctypes.byref(arguments), grad_y, ctypes.byref(outputs), workspace)
         self._check(code, str(shape))
+
+    def mixer_workspace_floats(self, shape: MixerShape, *, threads: int = 0) -> int:
+        """Floats of workspace that `mixer_core` needs."""
+        arguments = _MixerInputs(*[None] * len(_MIXER_ARRAYS), *shape, threads)
+        floats = int(self._library.rs4d_mixer_workspace(ctypes.byref(arguments)))
+        self._check(max(0, -floats), str(shape))
+        return floats
+
+    def mixer_core(
+        self, inputs: tuple[int, ...], shape: MixerShape, y: int, workspace: int, *, threads: int = 0
+    ) -> None:
+        """Write y (batch, length, channels): all of a mixer between in_proj and out_proj, both directions averaged.
+
+        `inputs` are the addresses of uz (batch, length, 2 channels), conv weight (channels, taps) and bias, x_proj
+        (rank + 2 states, channels), dt_proj (channels, rank) and its bias, a (channels, states) and d (channels).
+        """
+        arguments = _MixerInputs(*inputs, *shape, threads)
+        self._check(self._library.rs4d_mixer_core(ctypes.byref(arguments), y, workspace), str(shape))
 
     @staticmethod
     def _check(code: int, what: str) -> None:

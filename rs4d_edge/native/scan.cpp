@@ -22,11 +22,6 @@ const Kernels* best_kernels() {
   return best;
 }
 
-const Kernels* kernels_in_use() {
-  const Kernels* chosen = forced.load();
-  return chosen ? chosen : best_kernels();
-}
-
 int check(const rs4d_scan_inputs& in) {
   if (in.batch < 0 || in.length < 0 || in.channels < 1 || in.states < 1) return RS4D_BAD_SHAPE;
   return in.states * kMaxLanes > kStateFloats ? RS4D_TOO_MANY_STATES : RS4D_OK;
@@ -51,7 +46,7 @@ int64_t forward_group(const rs4d_scan_inputs& in) {
   const int64_t blocks = (in.channels + kMaxLanes - 1) / kMaxLanes;
   const int64_t most = std::max<int64_t>(1, kStateFloats / (kMaxLanes * in.states));
   const int64_t threads = thread_count(in.threads, in.batch * blocks);
-  const int64_t wanted = (threads * 2 + in.batch - 1) / in.batch;  // groups per sequence for two units a thread
+  const int64_t wanted = (threads * 4 + in.batch - 1) / in.batch;  // groups per sequence for four units a thread
   const int64_t even = threads == 1 ? blocks : std::max<int64_t>(1, blocks / wanted);
   return std::min(most, even) * kMaxLanes;
 }
@@ -109,6 +104,11 @@ void fold_body(void* context, int64_t batch, int) {
 }
 
 }  // namespace
+
+const Kernels* kernels_in_use() {
+  const Kernels* chosen = forced.load();
+  return chosen ? chosen : best_kernels();
+}
 
 int64_t backward_scratch_floats(int64_t length, int64_t states) {
   const int64_t intervals = (length + kCheckpoint - 1) / kCheckpoint, all = kBackwardGroup * states;

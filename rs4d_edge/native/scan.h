@@ -14,7 +14,7 @@
 
 #include <stdint.h>
 
-#define RS4D_ABI_VERSION 1
+#define RS4D_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define RS4D_EXPORT __declspec(dllexport)
@@ -57,6 +57,28 @@ RS4D_EXPORT int64_t rs4d_scan_workspace(const rs4d_scan_inputs* inputs);
 /* Gradients of sum(y * grad_y). The states are recomputed from checkpoints kept in the workspace. */
 RS4D_EXPORT int rs4d_scan_backward(const rs4d_scan_inputs* inputs, const float* grad_y,
                                    const rs4d_scan_gradients* gradients, float* workspace);
+
+/* The core of a Mamba-1 mixer, all that stands between in_proj and out_proj, in both directions with one set of weights:
+ *
+ *   v = SiLU(conv(u))   [dt, b, c] = v x_proj^T   delta = softplus(dt dt_proj^T + dt_bias)   s = scan(v, delta, b, c)
+ *   y = (s_forward + s_reverse) / 2 * SiLU(z)
+ *
+ * The convolution is depthwise and sees the token and the taps - 1 before it in the direction of the scan. */
+typedef struct rs4d_mixer_inputs {
+  const float* uz;                      /* (batch, length, 2 * channels): u, then z, as in_proj gives them */
+  const float *conv_weight, *conv_bias; /* (channels, taps), (channels) */
+  const float* x_proj;                  /* (rank + 2 * states, channels) */
+  const float *dt_proj, *dt_bias;       /* (channels, rank), (channels) */
+  const float *a, *d;                   /* (channels, states) negative, (channels) */
+  int64_t batch, length, channels, states, rank, taps;
+  int32_t threads; /* no more than 2 * batch are used */
+} rs4d_mixer_inputs;
+
+/* Floats of workspace that rs4d_mixer_core needs for these sizes and this thread count; negative: error code. */
+RS4D_EXPORT int64_t rs4d_mixer_workspace(const rs4d_mixer_inputs* inputs);
+
+/* Writes y (batch, length, channels). Allocates nothing. */
+RS4D_EXPORT int rs4d_mixer_core(const rs4d_mixer_inputs* inputs, float* y, float* workspace);
 
 #ifdef __cplusplus
 }

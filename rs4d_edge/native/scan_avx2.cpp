@@ -21,6 +21,7 @@ namespace {
 #include "exponential.h"
 #include "simd_vector.h"
 #include "scan_body.h"
+#include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
 
@@ -31,7 +32,7 @@ namespace {
 #endif
 
 const rs4d::Kernels* rs4d::avx2_kernels() {
-  static const Kernels kernels{"avx2", forward, backward};
+  static const Kernels kernels{"avx2", forward, backward, mixer_prepare, mixer};
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 #else

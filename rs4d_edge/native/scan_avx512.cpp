@@ -21,6 +21,7 @@ namespace {
 #include "exponential.h"
 #include "simd_avx512.h"
 #include "scan_body.h"
+#include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
 
@@ -31,7 +32,7 @@ namespace {
 #endif
 
 const rs4d::Kernels* rs4d::avx512_kernels() {
-  static const Kernels kernels{"avx512", forward, backward};
+  static const Kernels kernels{"avx512", forward, backward, mixer_prepare, mixer};
   const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
                          __builtin_cpu_supports("fma");

@@ -14,16 +14,17 @@ namespace {
 #include "exponential.h"
 #include "simd_vector.h"
 #include "scan_body.h"
+#include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
 
 const rs4d::Kernels* rs4d::base_kernels() {
 #if defined(__aarch64__) || defined(__ARM_NEON)
-  static const Kernels kernels{"neon", forward, backward};
+  static const Kernels kernels{"neon", forward, backward, mixer_prepare, mixer};
 #elif defined(__SSE2__)
-  static const Kernels kernels{"sse2", forward, backward};
+  static const Kernels kernels{"sse2", forward, backward, mixer_prepare, mixer};
 #else
-  static const Kernels kernels{"plain", forward, backward};
+  static const Kernels kernels{"plain", forward, backward, mixer_prepare, mixer};
 #endif
   return &kernels;
 }

@@ -77,11 +77,12 @@ inline void prepare_decay(const float* a, int64_t states, int64_t count, float* 
   }
 }
 
-// One block of at most kLanes channels over `tokens` tokens, `step` tokens apart (1 or -1).
+// One block of `count` <= kLanes channels over `tokens` tokens; floats from one token to the next: `row` in u, delta
+// and y, `narrow` in b and c. `ahead` is how many rows ahead the next tile lies, 0 where everything is in the caches.
 struct Rows {
   const float *u, *delta, *b, *c;
   float* y;
-  int64_t channels, states, tokens, step, count;
+  int64_t row, narrow, states, tokens, ahead, count;
 };
 
 template <int N, bool Full>
@@ -89,14 +90,14 @@ void forward_rows(const Rows& rows, const float* decay, const float* limit, cons
   States<N> h(state, rows.states);
   const F largest = Simd::load(limit);
   const F d = load_lanes<Full>(skip, rows.count);
-  const int64_t row = rows.channels * rows.step, narrow = rows.states * rows.step;
+  const int64_t row = rows.row, narrow = rows.narrow, ahead = rows.ahead * row;
   const float *u = rows.u, *delta = rows.delta, *b = rows.b, *c = rows.c;
   float* y = rows.y;
   for (int64_t t = 0; t < rows.tokens; ++t) {
     // Rows lie far apart, so the processor does not foresee them: the next tile into L2, the next tokens into L1.
-    __builtin_prefetch(u + kTile * row, 0, 2);
-    __builtin_prefetch(delta + kTile * row, 0, 2);
-    __builtin_prefetch(y + kTile * row, 0, 2);
+    __builtin_prefetch(u + ahead, 0, 2);
+    __builtin_prefetch(delta + ahead, 0, 2);
+    __builtin_prefetch(y + ahead, 0, 2);
     __builtin_prefetch(u + 4 * row);
     __builtin_prefetch(delta + 4 * row);
     const F x = load_lanes<Full>(u, rows.count), dt = load_lanes<Full>(delta, rows.count);
@@ -125,15 +126,15 @@ void forward_unit(const rs4d_scan_inputs& in, float* y, const Unit& unit) {
     prepare_decay(in.a + (unit.first + i) * states, states, count, decay + i * states, limit + i);
   }
   __builtin_memset(state, 0, sizeof(float) * static_cast<std::size_t>((unit.count + kLanes - 1) / kLanes * block_floats));
+  const int64_t step = in.reverse ? -1 : 1;
   for (int64_t done = 0; done < in.length; done += kTile) {
     const int64_t tokens = in.length - done < kTile ? in.length - done : kTile;
     const int64_t token = unit.batch * in.length + (in.reverse ? in.length - 1 - done : done);
     for (int64_t i = 0; i < unit.count; i += kLanes) {
       const int64_t at = token * in.channels + unit.first + i;
       const int64_t count = unit.count - i < kLanes ? unit.count - i : kLanes;
-      const Rows rows{in.u + at,   in.delta + at, in.b + token * states, in.c + token * states,
-                      y + at,      in.channels,   states,                tokens,
-                      in.reverse ? -1 : 1,        count};
+      const Rows rows{in.u + at,  in.delta + at, in.b + token * states, in.c + token * states, y + at,
+                      step * in.channels, step * states, states, tokens, kTile, count};
       float* block = state + i * states;
       const float* skip = in.d + unit.first + i;
       if (count == kLanes) {
@@ -150,11 +151,11 @@ template <int N, bool Full, bool Store>
 void replay_rows(const Rows& rows, const float* decay, const float* limit, float* state, float* before, float* factors) {
   States<N> h(state, rows.states);
   const F largest = Simd::load(limit);
-  const int64_t row = rows.channels * rows.step, block = rows.states * kLanes;
+  const int64_t row = rows.row, block = rows.states * kLanes;
   for (int64_t t = 0; t < rows.tokens; ++t) {
     const F x = load_lanes<Full>(rows.u + t * row, rows.count), dt = load_lanes<Full>(rows.delta + t * row, rows.count);
     const F rate = Simd::min(dt, largest), input = Simd::mul(dt, x);
-    const float* b = rows.b + t * rows.states * rows.step;
+    const float* b = rows.b + t * rows.narrow;
     if constexpr (!Store) {
       __builtin_prefetch(rows.u + (t + kTile) * row, 0, 2);
       __builtin_prefetch(rows.delta + (t + kTile) * row, 0, 2);
@@ -189,11 +190,11 @@ void backward_rows(const Rows& rows, const BackRows& back, const float* decay, c
   const F d = load_lanes<Full>(skip, rows.count);
   F grad_d = Simd::load(back.grad_d);
   float* const grad_a = back.grad_a;
-  const int64_t row = rows.channels * rows.step, block = rows.states * kLanes;
+  const int64_t row = rows.row, block = rows.states * kLanes;
   for (int64_t t = rows.tokens - 1; t >= 0; --t) {
     const F x = load_lanes<Full>(rows.u + t * row, rows.count), dt = load_lanes<Full>(rows.delta + t * row, rows.count);
     const F gy = load_lanes<Full>(back.grad_y + t * row, rows.count), input = Simd::mul(dt, x);
-    const float *b = rows.b + t * rows.states * rows.step, *c = rows.c + t * rows.states * rows.step;
+    const float *b = rows.b + t * rows.narrow, *c = rows.c + t * rows.narrow;
     const float *h = before + t * block, *keep = factors + t * block;
     float *sum_b = back.sum_b + t * block, *sum_c = back.sum_c + t * block;
     for (const float* p : {rows.u, rows.delta, back.grad_y, static_cast<const float*>(back.grad_u),
@@ -241,7 +242,7 @@ struct Scratch {
 };
 
 inline Rows interval_rows(const rs4d_scan_inputs& in, const Unit& unit, int64_t interval, int64_t i) {
-  const int64_t done = interval * kCheckpoint, left = in.length - done;
+  const int64_t done = interval * kCheckpoint, left = in.length - done, step = in.reverse ? -1 : 1;
   const int64_t token = unit.batch * in.length + (in.reverse ? in.length - 1 - done : done);
   const int64_t at = token * in.channels + unit.first + i;
   return {in.u + at,
@@ -249,10 +250,11 @@ inline Rows interval_rows(const rs4d_scan_inputs& in, const Unit& unit, int64_t 
           in.b + token * in.states,
           in.c + token * in.states,
           nullptr,
-          in.channels,
+          step * in.channels,
+          step * in.states,
           in.states,
           left < kCheckpoint ? left : kCheckpoint,
-          in.reverse ? -1 : 1,
+          0,
           unit.count - i < kLanes ? unit.count - i : kLanes};
 }
 
@@ -260,7 +262,7 @@ inline Rows interval_rows(const rs4d_scan_inputs& in, const Unit& unit, int64_t 
 inline void fold_lanes(const float* sums, float* out, const Rows& rows) {
   for (int64_t t = 0; t < rows.tokens; ++t)
     for (int64_t n = 0; n < rows.states; ++n)
-      out[t * rows.states * rows.step + n] = Simd::sum(Simd::load(sums + (t * rows.states + n) * kLanes));
+      out[t * rows.narrow + n] = Simd::sum(Simd::load(sums + (t * rows.states + n) * kLanes));
 }
 
 template <int N, bool Full>

@@ -13,6 +13,8 @@ struct Simd {
   RS4D_INLINE static F add(F a, F b) { return _mm512_add_ps(a, b); }
   RS4D_INLINE static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   RS4D_INLINE static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  RS4D_INLINE static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  RS4D_INLINE static F div(F a, F b) { return _mm512_div_ps(a, b); }
   RS4D_INLINE static float sum(F a) { return _mm512_reduce_add_ps(a); }
 
   // 2^(x*y): x*y rounds to an integer n in the low mantissa bits, the remainder goes through the polynomial, and

@@ -27,6 +27,8 @@ struct Simd {
   RS4D_INLINE static F add(F a, F b) { return a + b; }
   RS4D_INLINE static F fma(F a, F b, F c) { return a * b + c; }  // contracted by -ffp-contract=fast
   RS4D_INLINE static F min(F a, F b) { return a < b ? a : b; }
+  RS4D_INLINE static F max(F a, F b) { return a > b ? a : b; }
+  RS4D_INLINE static F div(F a, F b) { return a / b; }
   RS4D_INLINE static float sum(F a) {
     float lanes[kLanes], total = 0.0f;
     store(lanes, a);

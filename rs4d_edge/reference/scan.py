@@ -213,7 +213,7 @@ def _mamba_ssm_scan(
     u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool
 ) -> Tensor:  # pragma: no cover - needs CUDA
     """Through mamba_ssm's kernel, which wants channels before tokens and scans forward alone."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     ordered = [x.flip(1) if reverse else x for x in (u, delta, b, c)]
     u_t, delta_t, b_t, c_t = (x.transpose(1, 2).contiguous() for x in ordered)
