@@ -19,12 +19,21 @@ from pathlib import Path
 import onnxruntime
 
 from rs4d_edge.errors import RuntimeUnavailable
-from rs4d_edge.native.build import COMPILE_FLAGS, KERNEL_SOURCES, SOURCE_DIR, compile_library, find_compiler
+from rs4d_edge.native.build import (
+    COMPILE_FLAGS,
+    KERNEL_SOURCES,
+    LIBRARY_SUFFIX,
+    SOURCE_DIR,
+    compile_library,
+    find_compiler,
+)
 from rs4d_edge.native.library import ABI_VERSION, HIDE_VARIABLE
 
 INCLUDE_VARIABLE = "RS4D_ONNXRUNTIME_INCLUDE"
-LIBRARY_NAME = "_rs4d_onnxruntime" + (".dylib" if sys.platform == "darwin" else ".so")
+LIBRARY_NAME = "_rs4d_onnxruntime" + LIBRARY_SUFFIX
 _HEADER = "onnxruntime_cxx_api.h"
+# Its own copy of the kernel, whatever else is loaded: the scan library has the same names, on another thread pool.
+_LINK_FLAGS = ("-Wl,-Bsymbolic", "-Wl,-z,defs") if sys.platform == "linux" else ()
 _SYSTEM_FOLDERS = ("/usr/include/onnxruntime", "/usr/local/include/onnxruntime", "/opt/onnxruntime/include")
 _BUILD_COMMAND = "python -m rs4d_edge.runtimes.onnxruntime_scan"
 
@@ -55,7 +64,7 @@ def build_scan_library(output_dir: Path = SOURCE_DIR) -> Path:
     """
     headers = find_headers()
     sources = [SOURCE_DIR / name for name in ("onnxruntime_ops.cpp", *KERNEL_SOURCES)]
-    flags = [*COMPILE_FLAGS, "-DRS4D_ONNXRUNTIME", f"-I{headers}", "-pthread"]
+    flags = [*COMPILE_FLAGS, "-DRS4D_ONNXRUNTIME", "-isystem", str(headers), "-pthread", *_LINK_FLAGS]
     return compile_library(find_compiler(), sources, output_dir / LIBRARY_NAME, flags)
 
 
