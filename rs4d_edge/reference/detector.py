@@ -142,7 +142,7 @@ class RS4D(nn.Module):
         columns = (
             torch.arange(frame.shape[2], device=frame.device)[None, None, :, None] < valid_hw[:, 1, None, None, None]
         )
-        return torch.where(rows & columns, scaled, torch.zeros_like(scaled)).permute(0, 3, 1, 2)
+        return torch.where(rows & columns, scaled, 0.0).permute(0, 3, 1, 2)
 
     def _pyramid(self, frame: Tensor, valid_hw: Tensor) -> tuple[EncoderMaps, tuple[Tensor, ...], tuple[int, int]]:
         self._check(frame, valid_hw)

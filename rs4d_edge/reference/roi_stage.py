@@ -78,4 +78,4 @@ class RoIHead(nn.Module):
         else:
             logits = self.mask_head.of_class(pooled, found.labels.reshape(-1))
         masks = logits.sigmoid().reshape(batch, count, *logits.shape[1:])
-        return torch.where(found.scores[:, :, None, None] > 0, masks, torch.zeros_like(masks))
+        return torch.where(found.scores[:, :, None, None] > 0, masks, 0.0)
