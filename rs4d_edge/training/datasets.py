@@ -25,7 +25,7 @@ WHU_MIN_PIXELS = 16  # components below this are specks of the label mask, not b
 def read_annotations(path: Path) -> dict[str, Any]:
     """A COCO annotation file's content, checked for the three lists that make it one."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read the annotation file {path}: {error.strerror}") from error
     except ValueError as error:
@@ -33,7 +33,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} is no COCO annotation file: it has no list {key!r}")
-    return content
+    checked: dict[str, Any] = content
+    return checked
 
 
 def load_coco(
@@ -72,7 +73,8 @@ def split_by_presence(
     if not images_dir.is_dir():
         raise DataError(f"the image folder {images_dir} does not exist")
     names = {path.name for path in images_dir.iterdir()}
-    present, absent = [], []
+    present: list[dict[str, Any]] = []
+    absent: list[dict[str, Any]] = []
     for image in images:
         name = str(image["file_name"])
         here = name in names or ("/" in name and (images_dir / name).is_file())
@@ -95,7 +97,7 @@ def _instance(
     if annotation.get("iscrowd", 0):
         return None
     category = annotation.get("category_id")
-    if category not in labels:
+    if not isinstance(category, int) or category not in labels:
         raise DataError(f"annotation {annotation.get('id')} of {source} has the unknown category {category}")
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):

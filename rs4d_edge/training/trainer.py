@@ -73,7 +73,7 @@ class Trainer:
         self._evaluate = evaluate
         self._console = console or Console()
         self._fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
-        self._raw = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._raw: RS4D = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(self._raw, settings)
         self._model, self._optimizer = self._fabric.setup(self._raw, optimizer)
         self._model.mark_forward_method("losses")
@@ -185,7 +185,8 @@ class Trainer:
     def averaged_model(self) -> RS4D:
         """The model with averaged weights, in evaluation mode; the same object at each call."""
         self._averaged_model.load_state_dict(self._average.state)
-        return self._averaged_model.eval()
+        model: RS4D = self._averaged_model.eval()
+        return model
 
     def _evaluate_now(self, log: RunLog) -> None:
         model = self.averaged_model()

@@ -21,7 +21,7 @@ from rs4d_edge.runtimes.table import open_runtime
 from rs4d_edge.runtimes.torch_runtime import TorchRuntime
 from tests.runtimes.tiny_models import CONTRACT, SIZE_HW, Scans, Sums, feeds
 
-MODELS = {"sums": Sums, "scans": Scans}
+MODELS: dict[str, type[Sums] | type[Scans]] = {"sums": Sums, "scans": Scans}
 FORMS = ("torch", "onnxruntime", "openvino", "openvino-native")
 
 

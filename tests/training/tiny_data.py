@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,8 @@ def write_tiny_coco(
     rng = np.random.default_rng(0)
     images_dir = folder / "images"
     images_dir.mkdir(parents=True, exist_ok=True)
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(images):
         picture = rng.integers(60, 90, (*size_hw, 3), dtype=np.uint8)
         for label, (width, height) in enumerate(((side, side), (side, side // 2))):
