@@ -57,14 +57,16 @@ def export_bundle(
     weights: WeightsRecord | None = None,
     frames: Sequence[Frame] | None = None,
     overwrite: bool = False,
+    threads: int | None = None,
     progress: Progress = lambda step: None,
     inspect: Callable[[Comparison], None] = lambda comparison: None,
 ) -> ExportResult:
     """Write the bundle of `model` that `recipe` describes to `out_dir`, if it gives what the model gives.
 
-    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `inspect` sees what was compared
-    before the gate decides. Raises ParityError and leaves nothing behind if the export differs by more than the
-    tolerances of its precision; ExportError, RuntimeUnavailable or InputError if it cannot be made.
+    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `threads` are the exported model's
+    while it is compared. `inspect` sees what was compared before the gate decides. Raises ParityError and leaves
+    nothing behind if the export differs by more than the tolerances of its precision; ExportError, RuntimeUnavailable
+    or InputError if it cannot be made.
     """
     with write_bundle(out_dir, overwrite=overwrite) as draft:
         fitted = fit_model(model, recipe.image_size_hw)
@@ -77,7 +79,7 @@ def export_bundle(
         golden = list(frames) if frames is not None else scene_frames(GOLDEN_FRAMES, recipe.image_size_hw)
         batches = -(-len(golden) // recipe.batch)
         progress(Step(f"compare with the reference on {len(golden)} frames", 2 + 5 * once_s * batches))
-        comparison = compare_draft(fitted, graph, recipe, contract, draft.path, golden)
+        comparison = compare_draft(fitted, graph, recipe, contract, draft.path, golden, threads)
         inspect(comparison)
         comparison.require()
         progress(Step("seal the bundle"))
@@ -97,15 +99,21 @@ def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, 
 
 
 def compare_draft(
-    model: RS4D, graph: ModelProto, recipe: Recipe, contract: ModelContract, folder: Path, frames: Sequence[Frame]
+    model: RS4D,
+    graph: ModelProto,
+    recipe: Recipe,
+    contract: ModelContract,
+    folder: Path,
+    frames: Sequence[Frame],
+    threads: int | None = None,
 ) -> Comparison:
     """Run what `write_model` wrote into `folder`, and the graph with all intermediate results, beside the reference."""
     work = folder / _WORK
     work.mkdir()
     features_path, _ = write_model(graph, recipe, work)
     runtime, precision = recipe.target.runtime, recipe.precision.value
-    exported = open_runtime(runtime, folder / recipe.target.model_file, precision=precision)
-    features = open_runtime(runtime, features_path, precision=precision)
+    exported = open_runtime(runtime, folder / recipe.target.model_file, threads=threads, precision=precision)
+    features = open_runtime(runtime, features_path, threads=threads, precision=precision)
     try:
         return compare(model, exported, features, contract, frames, TOLERANCES[recipe.precision])
     finally:

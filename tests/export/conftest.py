@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -65,6 +65,15 @@ def tiny_detector(head: HeadType = HeadType.BBOX) -> RS4D:
         logits = model.features(frame, torch.tensor([SIZE_HW]))["class_logits"]
         model.roi_head.bbox_head.fc_cls.bias.copy_(-logits.mean(dim=0))  # else one class wins everywhere
     return model
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread(_torch_threads: None) -> Iterator[None]:
+    """The model is so small that threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
