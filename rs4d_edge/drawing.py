@@ -48,7 +48,8 @@ def draw_boxes(canvas: Frame, boxes_xyxy: npt.NDArray[np.float32], texts: list[s
     thickness = line_width(canvas)
     for (x0, y0, x1, y1), color in zip(np.rint(boxes_xyxy).astype(int).tolist(), colors, strict=True):
         cv2.rectangle(canvas, (x0, y0), (x1, y1), color, thickness, cv2.LINE_AA)
-    for (x0, y0, _, _), text, color in zip(np.rint(boxes_xyxy).astype(int).tolist(), texts, colors, strict=True):
+    labels = list(zip(np.rint(boxes_xyxy).astype(int).tolist(), texts, colors, strict=True))
+    for (x0, y0, _, _), text, color in reversed(labels):  # the best come first, and are to lie on top
         _draw_label(canvas, text, x0, y0, color)
 
 
@@ -68,6 +69,7 @@ def _draw_label(canvas: Frame, text: str, left: int, bottom: int, color: Color) 
     top = bottom - box_height if bottom >= box_height else bottom
     top = max(0, min(top, height - box_height))
     cv2.rectangle(canvas, (left, top), (left + box_width, top + box_height), color, cv2.FILLED)
-    dark = sum(color) > 3 * 128
-    ink = (0, 0, 0) if dark else (255, 255, 255)
+    # Green carries most of the brightness, and lies in the middle of either channel order.
+    brightness = 0.2 * color[0] + 0.6 * color[1] + 0.2 * color[2]
+    ink = (0, 0, 0) if brightness > 110 else (255, 255, 255)
     cv2.putText(canvas, text, (left + pad, top + pad + text_height), FONT, scale, ink, weight, cv2.LINE_AA)
