@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rs4d_edge.commands.evaluate import app, write_json
+from rs4d_edge.errors import DataError, InputError
+from rs4d_edge.predictor import Predictor
+from rs4d_edge.reference.checkpoints import save_checkpoint
+from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.scenes import generate_scene
+from tests.reference.tiny_detector import SIDE, TINY
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A checkpoint, and a data set whose truth is what its model finds: (checkpoint, annotations, images)."""
+    folder = tmp_path_factory.mktemp("task")
+    torch.manual_seed(0)
+    model = RS4D(TINY).eval()
+    save_checkpoint(model, folder / "tiny.safetensors")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    with Predictor(model) as predictor:
+        for number in (1, 2):
+            frame = generate_scene(number, (SIDE, SIDE)).image
+            cv2.imwrite(str(folder / f"{number}.png"), frame[..., ::-1])
+            images.append({"id": number, "file_name": f"{number}.png", "height": SIDE, "width": SIDE})
+            detections = predictor.run(frame)
+            for found, crop in zip(detections.to_coco(image_id=number), detections.mask_crops(), strict=True):
+                found.pop("score")
+                annotations.append({**found, "id": len(annotations) + 1, "area": crop.area, "iscrowd": 0})
+    assert len(annotations) > 4
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(TINY.classes)]
+    truth = {"images": images, "categories": categories, "annotations": annotations}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    return folder / "tiny.safetensors", folder / "truth.json", folder
+
+
+def test_a_model_is_right_about_its_own_detections(task: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    checkpoint, truth, images = map(str, task)
+    written = tmp_path / "deep" / "figures.json"
+    result = CliRunner().invoke(app, [checkpoint, "--data", truth, "--images", images, "--json", str(written)])
+    assert result.exit_code == 0, result.exception
+    figures = json.loads(written.read_text())
+    assert figures["source"] == checkpoint
+    assert figures["images"] == 2
+    for kind in ("bbox", "segm"):
+        assert set(figures[kind]) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class"}
+        assert figures[kind]["AP"] == pytest.approx(1.0, abs=1e-6)
+    assert "1.000" in result.output
+    assert "2 images" in result.output
+
+
+def test_mistakes_cost_precision(task: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """One object less in the truth is one false detection more."""
+    checkpoint, truth, images = task
+    content = json.loads(truth.read_text())
+    content["annotations"] = content["annotations"][1:]
+    (tmp_path / "less.json").write_text(json.dumps(content))
+    arguments = [str(checkpoint), "--data", str(tmp_path / "less.json"), "--images", str(images)]
+    written = tmp_path / "figures.json"
+    assert CliRunner().invoke(app, [*arguments, "--json", str(written)]).exit_code == 0
+    assert 0 < json.loads(written.read_text())["bbox"]["AP"] < 0.999
+
+
+def test_what_cannot_be_evaluated_is_named(task: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    checkpoint, truth, images = map(str, task)
+    runner = CliRunner()
+    absent = runner.invoke(app, [checkpoint, "--data", str(tmp_path / "absent.json"), "--images", images])
+    assert isinstance(absent.exception, DataError)
+    folder = runner.invoke(app, [checkpoint, "--data", truth, "--images", images, "--json", str(tmp_path)])
+    assert isinstance(folder.exception, InputError)
+    unknown = runner.invoke(app, ["no-such-model", "--data", truth, "--images", images])
+    assert isinstance(unknown.exception, InputError)
+
+
+def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    write_json({"AP": 0.5}, path)
+    with pytest.raises(TypeError):
+        write_json({"AP": np.float32}, path)
+    assert json.loads(path.read_text()) == {"AP": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
