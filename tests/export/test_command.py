@@ -1,0 +1,99 @@
+"""`rs4d-export` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import ModelProto
+from typer.testing import CliRunner
+
+from rs4d_edge.bundle import open_bundle, sha256_of
+from rs4d_edge.errors import InputError, ParityError
+from rs4d_edge.export import command, pipeline
+from rs4d_edge.reference.checkpoints import save_checkpoint
+from rs4d_edge.reference.detector import RS4D
+from tests.export.test_pipeline import perturb
+
+
+@pytest.fixture
+def checkpoint(detector: RS4D, tmp_path: Path) -> Path:
+    """The small detector on disk."""
+    return save_checkpoint(detector, tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def graph(translated: ModelProto, monkeypatch: pytest.MonkeyPatch) -> ModelProto:
+    """The shared translation in place of a new one."""
+    copied = ModelProto()
+    copied.CopyFrom(translated)
+    monkeypatch.setattr(pipeline, "translate", lambda model, batch: copied)
+    return copied
+
+
+def test_steps_and_proof_are_shown_and_the_bundle_names_its_weights(checkpoint: Path, graph: ModelProto) -> None:
+    out = checkpoint.parent / "bundle"
+    result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), "--bisect"])
+    assert result.exit_code == 0, result.output
+    for text in (
+        "translate to ONNX",
+        "compare with the reference on 3 frames",
+        "encoder.1",
+        "no result departs",
+        "matched",
+    ):
+        assert text in result.output
+    weights = open_bundle(out).manifest.weights
+    assert (weights.name, weights.sha256) == ("tiny.safetensors", sha256_of(checkpoint))
+
+
+def test_golden_frames_are_the_users(checkpoint: Path, graph: ModelProto) -> None:
+    out = checkpoint.parent / "bundle"
+    CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out)])
+    image = out / "golden" / "frame_1.png"
+    again = checkpoint.parent / "again"
+    options = ["--frames", str(image), "--target", "onnx", "--out", str(again)]
+    result = CliRunner().invoke(command.app, [str(checkpoint), *options])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in sorted((again / "golden").iterdir())] == ["frame_0.json", "frame_0.png"]
+    assert (again / "golden" / "frame_0.png").read_bytes() == image.read_bytes()
+
+
+def test_bisect_shows_where_it_departs_although_the_gate_fails(checkpoint: Path, graph: ModelProto) -> None:
+    perturb(graph, "rpn_head.rpn_reg.weight", 1.2)
+    out = checkpoint.parent / "bundle"
+    result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), "--bisect"])
+    assert isinstance(result.exception, ParityError)
+    assert "first to depart: rpn_reg.0" in result.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image-size", "65", "96"], "65"),
+        (["--frames", "missing"], "missing"),
+        (["--precision", "bf16"], "bf16"),
+    ],
+)
+def test_unusable_options_are_refused(checkpoint: Path, options: list[str], message: str) -> None:
+    out = checkpoint.parent / "bundle"
+    result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), *options])
+    assert result.exception is not None and message in str(result.exception)
+    assert not out.exists()
+
+
+def test_an_occupied_folder_is_left_alone(checkpoint: Path, graph: ModelProto) -> None:
+    result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(checkpoint.parent)])
+    assert isinstance(result.exception, InputError) and "not a bundle" in str(result.exception)
+
+
+def test_errors_end_with_a_message_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["rs4d-export", "no-such-model", "--target", "onnx", "--out", str(tmp_path / "bundle")]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 1
+    assert "error:" in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""What can be asked of an export."""
+
+from __future__ import annotations
+
+import pytest
+
+from rs4d_edge.errors import InputError
+from rs4d_edge.export.command import make_recipe
+from rs4d_edge.export.recipes import Precision, Recipe, Target
+from rs4d_edge.export.tolerances import TOLERANCES
+from rs4d_edge.runtimes.table import RUNTIMES
+
+
+def test_every_target_has_a_runtime_and_every_precision_tolerances() -> None:
+    assert {target.runtime for target in Target} <= set(RUNTIMES)
+    assert set(TOLERANCES) == set(Precision)
+
+
+def test_bf16_in_onnx_runtime_is_refused_with_the_way_out() -> None:
+    with pytest.raises(InputError, match=r"no precision 'bf16'.*--target cpu"):
+        make_recipe(Target.ONNX, Precision.BF16, (64, 64), 1)
+    assert make_recipe(Target.CPU, Precision.BF16, (64, 64), 1).precision is Precision.BF16
+
+
+def test_a_recipe_is_frozen() -> None:
+    recipe = Recipe(target=Target.ONNX, image_size_hw=(64, 64))
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.batch = 2  # type: ignore[misc]
