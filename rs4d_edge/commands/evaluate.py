@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +13,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from rs4d_edge.errors import InputError, RS4DError
-from rs4d_edge.evaluation.coco import KINDS, SUMMARY_PLACES, evaluate
+from rs4d_edge.errors import InputError, RS4DError, RuntimeUnavailable
 from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.predictor import Predictor
-from rs4d_edge.reference.loading import load
+
+MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KINDS = {"bbox": "boxes", "segm": "masks"}
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -32,13 +32,22 @@ def evaluate_source(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file")] = None,
     runtime: Annotated[str | None, typer.Option(help="Another runtime than the bundle's own")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first N images only (for trying things out)")] = None,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out annotated images that are missing")
     ] = False,
 ) -> None:
-    """Find objects in every image of a data set, and print how well that went."""
+    """Find objects in every image of a data set, and print how well that went.
+
+    Detections above the model's own score threshold count, at most 100 an image. In the JSON, null stands for figures
+    of classes and sizes that the data has no object of.
+    """
     if json_path is not None and json_path.is_dir():
         raise InputError(f"--json {json_path} is a folder: name a file")
+    try:  # here, so that a device without the package is told so
+        from rs4d_edge.evaluation.coco import evaluate
+    except ModuleNotFoundError as error:
+        raise _lacking(error, "rs4d-eval") from error
     with open_source(source, runtime, threads) as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluating")
         figures = evaluate(
@@ -47,6 +56,7 @@ def evaluate_source(
             images,
             lambda done, total: progress.update(task, completed=done, total=total),
             skip_missing=skip_missing,
+            limit=limit,
         )
     console.print(summary_table(figures, source))
     console.print(class_table(figures))
@@ -60,18 +70,27 @@ def open_source(source: str, runtime: str | None, threads: int | None) -> Predic
     """A Predictor over a bundle if `source` is a folder, else over the reference model that it names."""
     if Path(source).is_dir() or Path(source).name == MANIFEST_NAME:
         return Predictor(source, runtime=runtime, threads=threads)
+    try:
+        from rs4d_edge.reference.loading import load  # here: a bundle is evaluated without torch
+    except ModuleNotFoundError as error:
+        raise _lacking(error, f"the checkpoint {source}") from error
     return Predictor(load(source), runtime=runtime, threads=threads)
+
+
+def _lacking(error: ModuleNotFoundError, what: str) -> RuntimeUnavailable:
+    return RuntimeUnavailable(
+        f"{what} needs the package {error.name}, which is not installed: "
+        'pip install "rs4d-edge[train]", or to evaluate bundles alone: pip install faster-coco-eval'
+    )
 
 
 def summary_table(figures: dict[str, Any], source: str) -> Table:
     """All classes together: one row for boxes, one for masks."""
     table = Table("", title=f"COCO average precision of {escape(source)}")
-    for name in SUMMARY_PLACES:
+    for name in MEASURES:
         table.add_column(name, justify="right")
-    for kind in KINDS:
-        table.add_row(
-            "boxes" if kind == "bbox" else "masks", *(_figure(figures[kind][name]) for name in SUMMARY_PLACES)
-        )
+    for kind, title in KINDS.items():
+        table.add_row(title, *(_figure(figures[kind][name]) for name in MEASURES))
     return table
 
 
@@ -86,18 +105,22 @@ def class_table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def _figure(value: float) -> str:
-    """Three decimals; COCO's -1 means that there was nothing to find."""
-    return "-" if value < 0 else f"{value:.3f}"
+def _figure(value: float | None) -> str:
+    """Three decimals; a dash where there was nothing to find."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write under a temporary name, then give the file its own."""
-    text = json.dumps(content, indent=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text + "\n")
-    os.replace(file.name, path)
+    """Write under a temporary name, then give the file its own. `InputError` where that is not possible."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -105,7 +128,7 @@ def main() -> None:
     try:
         app()
     except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
 

@@ -11,6 +11,7 @@ import cv2
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from rs4d_edge.errors import InputError, RS4DError
 from rs4d_edge.evaluation.coco import evaluate
@@ -187,5 +188,5 @@ def main() -> None:
     try:
         app()
     except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

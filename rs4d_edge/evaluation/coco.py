@@ -22,6 +22,8 @@ KINDS: tuple[Literal["bbox", "segm"], ...] = ("bbox", "segm")
 SUMMARY_PLACES = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5}  # in COCO's list of statistics
 IOU_50 = 0  # place of IoU 0.5 among COCO's ten thresholds
 ALL_AREAS = 0
+BOX_OF_MASK = ("segm", "bbox")
+AREA_RANGES = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}  # pixels of the frame
 
 
 class CocoDetections(Protocol):
@@ -49,15 +51,17 @@ def evaluate(
     progress: ReportProgress | None = None,
     *,
     skip_missing: bool = False,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """Runs every annotated image and returns `{"images": n, "detections": n, "bbox": {...}, "segm": {...}}`.
 
-    Both parts hold AP, AP50, AP75, APs, APm, APl and `per_class` {name: {AP, AP50}}, fractions of 1; -1 stands, as in
-    COCO's own tool, where there is no object to find. `progress(done, total)` is called after each image.
-    `DataError`: missing or unreadable images (unless `skip_missing` leaves the missing out), malformed annotations,
-    or classes that are not those of the model.
+    Both parts hold AP, AP50, AP75, APs, APm, APl and `per_class` {name: {AP, AP50}}, fractions of 1; None stands where
+    there is no object to find (COCO's own tool says -1). Sizes of found objects are areas of boxes for `bbox` and of
+    masks for `segm`. `progress(done, total)` is called after each image; `limit` takes the file's first images alone.
+    `DataError`: missing or unreadable images (unless `skip_missing` leaves the missing out), malformed annotations or
+    none, or classes that are not those of the model.
     """
-    truth = _truth(annotations, images_dir, skip_missing)
+    truth = _truth(annotations, images_dir, skip_missing, limit)
     results: list[dict[str, Any]] = []
     category_ids: list[int] | None = None
     for done, image in enumerate(truth["images"], start=1):
@@ -77,12 +81,15 @@ def score_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[
     if not results:
         return {kind: _nothing_found(truth, names) for kind in KINDS}
     reference = COCO(truth)
-    found = reference.loadRes(results)
     figures: dict[str, Any] = {}
     for kind in KINDS:
+        # With a box beside it, COCO's tool would take a mask's size from the box.
+        found = reference.loadRes(
+            [{key: entry[key] for key in entry if (kind, key) != BOX_OF_MASK} for entry in results]
+        )
         measure = COCOeval_faster(reference, found, iouType=kind, print_function=_silent)
         measure.run()
-        values: dict[str, Any] = {name: float(measure.stats[place]) for name, place in SUMMARY_PLACES.items()}
+        values: dict[str, Any] = {name: _known(measure.stats[place]) for name, place in SUMMARY_PLACES.items()}
         precision = np.asarray(measure.eval["precision"])  # IoU, recall, class, area, detections per image
         per_class = {}
         for place, category in enumerate(measure.params.catIds):
@@ -105,9 +112,9 @@ def match_categories(categories: list[dict[str, Any]], class_names: Sequence[str
     return [ids[name] for name in class_names]
 
 
-def _truth(annotations: Path, images_dir: Path, skip_missing: bool) -> dict[str, Any]:
+def _truth(annotations: Path, images_dir: Path, skip_missing: bool, limit: int | None) -> dict[str, Any]:
     content = read_annotations(annotations)
-    present, absent = split_by_presence(content["images"], images_dir)
+    present, absent = split_by_presence(content["images"][:limit], images_dir)
     if absent and not skip_missing:
         raise DataError(missing_images_message(annotations, images_dir, absent, len(content["images"])))
     if not present:
@@ -118,7 +125,19 @@ def _truth(annotations: Path, images_dir: Path, skip_missing: bool) -> dict[str,
     stray = {annotation["category_id"] for annotation in objects} - known
     if stray:
         raise DataError(f"{annotations} has annotations of the unknown categories {sorted(stray)}")
+    objects = [_object(annotation, annotations) for annotation in objects]
+    if all(annotation["iscrowd"] for annotation in objects):
+        raise DataError(
+            f"{annotations} has no object in the {len(present)} images: there is nothing to measure against"
+        )
     return {**content, "images": present, "annotations": objects}
+
+
+def _object(annotation: dict[str, Any], source: Path) -> dict[str, Any]:
+    lacking = [key for key in ("id", "bbox", "area", "segmentation") if key not in annotation]
+    if lacking:
+        raise DataError(f"annotation {annotation.get('id')} of {source} has no {', '.join(lacking)}: needed to measure")
+    return {"iscrowd": 0, **annotation}
 
 
 def _read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -130,15 +149,23 @@ def _read_rgb(path: Path) -> NDArray[np.uint8]:
 
 def _nothing_found(truth: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
     """COCO's figures without any detection: 0 wherever there was something to find."""
-    present = {annotation["category_id"] for annotation in truth["annotations"] if not annotation.get("iscrowd", 0)}
-    overall = 0.0 if present else -1.0
-    per_class = {name: dict.fromkeys(("AP", "AP50"), 0.0 if key in present else -1.0) for key, name in names.items()}
-    return {**dict.fromkeys(SUMMARY_PLACES, overall), "per_class": per_class}
+    objects = [annotation for annotation in truth["annotations"] if not annotation["iscrowd"]]
+    present = {annotation["category_id"] for annotation in objects}
+    values: dict[str, float | None] = dict.fromkeys(SUMMARY_PLACES, 0.0 if present else None)
+    for name, (low, high) in AREA_RANGES.items():
+        if not any(low <= annotation["area"] <= high for annotation in objects):
+            values[name] = None
+    per_class = {name: dict.fromkeys(("AP", "AP50"), 0.0 if key in present else None) for key, name in names.items()}
+    return {**values, "per_class": per_class}
 
 
-def _mean(precision: NDArray[np.float64]) -> float:
+def _mean(precision: NDArray[np.float64]) -> float | None:
     valid = precision[precision > -1]
-    return float(valid.mean()) if valid.size else -1.0
+    return float(valid.mean()) if valid.size else None
+
+
+def _known(figure: float) -> float | None:
+    return None if figure < 0 else float(figure)
 
 
 def _silent(*_: object) -> None:

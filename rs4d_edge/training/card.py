@@ -69,6 +69,6 @@ def _figures(best: dict[str, Any], validation: tuple[Path, Path] | None) -> list
     return [*lines, ""]
 
 
-def _figure(value: float) -> str:
-    """Three decimals; a dash where COCO's -1 says that there was nothing to find."""
-    return "-" if value < 0 else f"{value:.3f}"
+def _figure(value: float | None) -> str:
+    """Three decimals; a dash where there was nothing to find."""
+    return "-" if value is None else f"{value:.3f}"

@@ -18,6 +18,11 @@ from faster_coco_eval.core import mask as coco_mask
 from rs4d_edge.errors import DataError
 from rs4d_edge.training.instances import ImageRecord, Instance, InstanceDataset, instance_from_bitmap
 
+NEEDED = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
 WHU_CLASSES = ("building",)
 WHU_MIN_PIXELS = 16  # components below this are specks of the label mask, not buildings
 
@@ -33,6 +38,10 @@ def read_annotations(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DataError(f"{path} is no COCO annotation file: it has no list {key!r}")
+        for place, entry in enumerate(content[key]):
+            lacking = [name for name in NEEDED[key] if not isinstance(entry, dict) or name not in entry]
+            if lacking:
+                raise DataError(f"{path} is no COCO annotation file: {key}[{place}] has no {', '.join(lacking)}")
     checked: dict[str, Any] = content
     return checked
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from rs4d_edge.commands.evaluate import app, write_json
-from rs4d_edge.errors import DataError, InputError
+from rs4d_edge.errors import DataError, InputError, RuntimeUnavailable
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.checkpoints import save_checkpoint
 from rs4d_edge.reference.detector import RS4D
@@ -89,3 +90,27 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json({"AP": np.float32}, path)
     assert json.loads(path.read_text()) == {"AP": 0.5}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_class_without_objects_is_null_in_the_json(task: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    checkpoint, truth, images = task
+    content = json.loads(truth.read_text())
+    label = content["annotations"][0]["category_id"]
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] == label]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    arguments = [str(checkpoint), "--data", str(tmp_path / "one.json"), "--images", str(images), "--limit", "1"]
+    written = tmp_path / "figures.json"
+    result = CliRunner().invoke(app, [*arguments, "--json", str(written)])
+    assert result.exit_code == 0, result.exception
+    per_class = json.loads(written.read_text())["segm"]["per_class"]
+    assert [name for name, figures in per_class.items() if figures["AP"] is not None] == [TINY.classes[label - 1]]
+
+
+def test_a_missing_package_is_named(task: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, truth, images = map(str, task)
+    for name in [name for name in sys.modules if name.startswith("rs4d_edge.evaluation")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    result = CliRunner().invoke(app, [checkpoint, "--data", truth, "--images", images])
+    assert isinstance(result.exception, RuntimeUnavailable)
+    assert "pip install faster-coco-eval" in str(result.exception)

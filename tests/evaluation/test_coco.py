@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
 from rs4d_edge.errors import DataError
-from rs4d_edge.evaluation.coco import evaluate, match_categories
+from rs4d_edge.evaluation.coco import evaluate, match_categories, score_results
 from tests.training.tiny_data import write_tiny_coco
 
 
@@ -26,8 +27,6 @@ class Answer:
     classes: Sequence[str]
 
     def to_coco(self, *, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        from faster_coco_eval.core import mask as coco_mask
-
         results = []
         for annotation in self.content["annotations"]:
             if annotation["image_id"] != self.image["id"]:
@@ -78,7 +77,7 @@ def test_perfect_detections_score_one(tmp_path: Path) -> None:
     for kind in ("bbox", "segm"):
         assert figures[kind]["AP"] == pytest.approx(1.0, abs=1e-9)
         assert figures[kind]["per_class"]["square"] == {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)}
-        assert figures[kind]["APl"] == -1.0  # no large object in the tiny set
+        assert figures[kind]["APl"] is None  # no large object in the tiny set
     assert seen[-1] == (len(seen), len(seen))
 
 
@@ -98,6 +97,58 @@ def test_no_detections_score_zero(tmp_path: Path) -> None:
     assert figures["detections"] == 0
     assert figures["segm"]["AP"] == 0.0
     assert figures["bbox"]["per_class"]["square"]["AP50"] == 0.0
+    assert (figures["segm"]["APs"], figures["segm"]["APm"]) == (0.0, None)  # 24 px squares are small ones
+
+
+def test_size_is_the_mask_s_for_masks_and_the_box_s_for_boxes(tmp_path: Path) -> None:
+    """A false thin mask in a large box: to the masks of small objects it matters, to the boxes of small ones not."""
+    annotations, _ = write_tiny_coco(tmp_path, images=1)
+    truth = json.loads(annotations.read_text())
+    truth["annotations"] = truth["annotations"][:1]
+    thin = np.zeros((96, 128), np.uint8, order="F")
+    thin[1:92, 2] = 1
+    true = Answer(truth, truth["images"][0], 0, ["square", "bar"]).to_coco(image_id=1, category_ids=[10, 20])
+    false = {**true[0], "bbox": [2, 1, 90, 91], "segmentation": coco_mask.encode(thin), "score": 0.95}
+    figures = score_results(truth, [*true, false])
+    assert figures["segm"]["APs"] == pytest.approx(0.5)
+    assert figures["bbox"]["APs"] == pytest.approx(1.0)
+
+
+def test_the_first_images_alone(tmp_path: Path) -> None:
+    annotations, images = write_tiny_coco(tmp_path)
+    oracle = Oracle(annotations)
+    assert evaluate(oracle, annotations, images, limit=2)["images"] == oracle.calls == 2
+
+
+def test_classes_without_objects_have_no_figure(tmp_path: Path) -> None:
+    annotations, images = write_tiny_coco(tmp_path)
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] == 10]
+    annotations.write_text(json.dumps(content))
+    figures = evaluate(Oracle(annotations), annotations, images)
+    assert figures["segm"]["per_class"] == {
+        "square": {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)},
+        "bar": {"AP": None, "AP50": None},
+    }
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_data_without_objects_measures_nothing(tmp_path: Path, crowd: bool) -> None:
+    annotations, images = write_tiny_coco(tmp_path)
+    content = json.loads(annotations.read_text())
+    content["annotations"] = [{**each, "iscrowd": 1} for each in content["annotations"]] if crowd else []
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="no object"):
+        evaluate(Oracle(annotations), annotations, images)
+
+
+def test_an_annotation_without_its_area_is_named(tmp_path: Path) -> None:
+    annotations, images = write_tiny_coco(tmp_path)
+    content = json.loads(annotations.read_text())
+    del content["annotations"][3]["area"]
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"annotation 4 of .* has no area"):
+        evaluate(Oracle(annotations), annotations, images)
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
