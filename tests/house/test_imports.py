@@ -21,6 +21,7 @@ DEVICE_PACKAGES = ("numpy", "cv2", "pydantic")
 ENGINES = {
     "rs4d_edge.runtimes.torch_runtime": {"torch"},
     "rs4d_edge.runtimes.onnxruntime_runtime": {"onnxruntime"},
+    "rs4d_edge.runtimes.onnxruntime_scan": {"onnxruntime"},
     "rs4d_edge.runtimes.openvino_runtime": {"openvino"},
     "rs4d_edge.runtimes.openvino_scan": {"openvino"},
 }
