@@ -147,7 +147,8 @@ def _openvino_dir() -> Path:
 def _source_digest() -> str:
     """Twelve hexadecimal digits over the sources, the flags and the wheel's place, which stands in the extension."""
     digest = hashlib.sha256(repr((COMPILE_FLAGS, _LINUX_LINK_FLAGS, str(_openvino_dir()))).encode())
-    for path in sorted([*SOURCE_DIR.glob("*.cpp"), *SOURCE_DIR.glob("*.h")]):
+    headers = [path for path in SOURCE_DIR.glob("*.h") if not path.name.startswith("onnxruntime")]
+    for path in sorted([*headers, *(SOURCE_DIR / name for name in (EXTENSION_SOURCE, *KERNEL_SOURCES))]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
