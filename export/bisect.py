@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rs4d_edge.errors import ParityError
+from rs4d_edge.export.tolerances import Tolerances
 
 Array = npt.NDArray[Any]
 
 # Results ahead of the first selection (top-k), which stand at the same place in both. Behind it a near tie may change
 # the order of rows, so there the share of rows that differ is what counts.
 DENSE = ("normalised", "stem.", "encoder.", "neck.", "rpn_cls.", "rpn_reg.")
-_ROWS_MOVED = 0.1  # share of rows behind a selection that near ties may move
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,12 @@ class FeatureDifference:
         """The largest difference that `tolerance` allows."""
         return tolerance * (self.magnitude or 1.0)
 
-    def departs(self, tolerance: float) -> bool:
+    def departs(self, limits: Tolerances) -> bool:
         """Whether this result is not the reference's any more."""
         if not np.isfinite(self.max_abs):
             return True
-        if self.dense:
-            return self.max_abs > self.limit(tolerance)
-        return self.max_abs > self.limit(tolerance) and self.moved_rows > _ROWS_MOVED
+        too_far = self.max_abs > self.limit(limits.tensor)
+        return too_far and (self.dense or self.moved_rows > limits.moved_rows)
 
     def worst_of(self, other: FeatureDifference) -> FeatureDifference:
         """Both frames' worst."""

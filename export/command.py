@@ -101,7 +101,7 @@ def show_features(comparison: Comparison) -> None:
         table.add_column(heading, justify="right")
     first = comparison.first_departing()
     for each in comparison.features.values():
-        style = "red" if each.departs(comparison.limits.tensor) else None
+        style = "red" if each.departs(comparison.limits) else None
         figures = (f"{each.max_abs:.2e}", f"{each.magnitude:.2e}", f"{each.relative:.1e}", f"{each.moved_rows:.1%}")
         table.add_row(each.name, *figures, style=style)
     console.print()

@@ -39,11 +39,12 @@ class Comparison:
     frames: list[FrameComparison] = field(default_factory=list)
     references: list[Detections] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)  # pairs that are further apart than the limits
     excused: int = 0  # detections without partner whose score is next to the cut
 
     def first_departing(self) -> FeatureDifference | None:
         """The first intermediate result that is further from the reference than its limit."""
-        return next((each for each in self.features.values() if each.departs(self.limits.tensor)), None)
+        return next((each for each in self.features.values() if each.departs(self.limits)), None)
 
     def require(self) -> None:
         """Raise ParityError, with everything that is wrong, unless the export is as good as the reference."""
@@ -75,7 +76,7 @@ class Comparison:
                 max_score_diff=max((match.score for match in matches), default=None),
                 min_mask_iou=min((match.mask_iou for match in matches), default=None),
             ),
-            tolerances={**self.limits.model_dump(), "excused_at_the_cut": self.excused},
+            tolerances=self.limits.model_dump(),
         )
 
 
@@ -110,13 +111,12 @@ def compare(
     for batch in prepare(frames, contract.image_size_hw, contract.batch):
         _compare_features(result, model, features, batch)
         _compare_detections(result, model, exported, contract, batch)
-    result.complaints += [str(each) for each in result.features.values() if each.dense and each.departs(limits.tensor)]
-    lonely = [score for frame in result.frames for score in frame.lonely]
+    result.complaints += [str(each) for each in result.features.values() if each.dense and each.departs(limits)]
+    lonely = sum(len(frame.lonely) for frame in result.frames) - result.excused
     total = sum(frame.reference + frame.exported for frame in result.frames)
-    if len(lonely) - result.excused > limits.unmatched * total:
-        result.complaints.append(
-            f"{len(lonely) - result.excused} of {total} detections have no partner (best score {max(lonely):.3f})"
-        )
+    if lonely + 2 * len(result.moved) > limits.outliers * total:
+        result.complaints.append(f"{lonely} of {total} detections have no partner, {len(result.moved)} pairs moved")
+        result.complaints += result.moved[:3]
     return result
 
 
@@ -148,13 +148,12 @@ def _compare_detections(
         result.frames.append(comparison)
         result.references.append(reference)
         scale = 1.0 / min(batch.geometries[row].factors_yx)
-        bad = [match for match in comparison.matches if exceeds(match, result.limits, scale)]
-        if bad:
-            worst = max(bad, key=lambda match: match.box_px)
-            result.complaints.append(
-                f"{len(bad)} detections of frame {batch.first + row} moved, one by {worst.box_px:.2f} px, "
-                f"{worst.score:.1e} in score, mask IoU {worst.mask_iou:.3f}"
-            )
+        result.moved += [
+            f"{reference.class_names[match.reference]} of frame {batch.first + row} by {match.box_px:.2f} px, "
+            f"{match.score:.1e} in score, to mask IoU {match.mask_iou:.3f}"
+            for match in comparison.matches
+            if exceeds(match, result.limits, scale)
+        ]
         cuts = [
             contract.score_threshold,
             *_full_list_cut(expected["scores"][row]),

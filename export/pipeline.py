@@ -149,7 +149,12 @@ def seal(
         parity=comparison.record(),
         tools=tool_versions(recipe.target),
         machine={"system": platform.platform(), "processor": processor_name()},
-        options={"scan": scan.value, "opset": OPSET},
+        options={
+            "scan": scan.value,
+            "opset": OPSET,
+            "detections_excused_at_the_cut": comparison.excused,
+            "detections_moved": len(comparison.moved),
+        },
     )
     return draft.path
 

@@ -70,7 +70,7 @@ def test_empty_lists(first: tuple[Row, ...], second: tuple[Row, ...]) -> None:
 
 def test_overlap_of_boxes() -> None:
     boxes = np.array([LEFT, (0, 0, 5, 10), (3, 3, 3, 3)], dtype=np.float32)
-    expected = [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]]
+    expected = np.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0]], dtype=np.float32)
     np.testing.assert_allclose(pairwise_iou(boxes, boxes), expected)
 
 
