@@ -1,1 +1,1 @@
-"""TODO: one line."""
+"""Frames to compare and to calibrate with."""

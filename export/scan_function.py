@@ -8,10 +8,11 @@ Any runtime can run the body; ours replace the node by a native kernel. The body
 3. each chunk again from that state, now with outputs.
 
 So every factor is an exp of a number <= 0, and nothing is divided: exact for any step size. (Dividing running products
-of the decay, the usual shortcut, overflows as soon as sum(|A| delta) of a chunk passes 88 in fp32.) Chunks of 16 were
+of the decay, the usual shortcut, overflows as soon as sum(|A| delta) of a chunk passes 88 in fp32.) Chunks of 32 were
 the fastest or nearly so in ONNX Runtime and OpenVINO at 1600x256x8 and 4096x512x16 (tokens, channels, states), and keep
-the largest tensor at 1/16 of tokens x channels x states. `a` travels through the loops as a state, because OpenVINO's
-reader miscounts a loop body's inputs when the body looks outside.
+the largest tensor at 1/32 of tokens x channels x states. Channels lie innermost: 8 or 16 states make too short a row
+for broadcasting (2 to 4 times slower). `a` travels through the loops as a state, because OpenVINO's reader miscounts a
+loop body's inputs when the body looks outside.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SCAN_DOMAIN_VERSION = 1
 SCAN_OP = "SelectiveScan"
 SCAN_INPUTS = ("u", "delta", "a", "b", "c", "d")
 OPSET = 18  # the one that torch's exporter translates to; ONNX Runtime and OpenVINO have read it since 2023
-CHUNK = 16
+CHUNK = 32
 
 # Axes: B batch, L tokens, E channels, N states, K chunks, T tokens of a chunk. u, delta (B, L, E); a (E, N);
 # b, c (B, L, N); d (E). Padding at the end has delta 0: it leaves the state alone.
@@ -61,8 +62,9 @@ SelectiveScan <reverse: int = 0> (u, delta, a, b, c, d) => (y)
   pads = Concat <axis: int = 0> (i0, i0, i0, i0, missing, i0)
   padded_length = Add (length, missing)
   chunks = Div (padded_length, chunk)
-  by_channel = Concat <axis: int = 0> (batch, chunks, chunk, channels, i1)
-  by_state = Concat <axis: int = 0> (batch, chunks, chunk, i1, states)
+  by_channel = Concat <axis: int = 0> (batch, chunks, chunk, i1, channels)
+  by_state = Concat <axis: int = 0> (batch, chunks, chunk, states, i1)
+  a_rows = Transpose <perm: ints = [1, 0]> (a)
   delta_padded = Pad (delta_read, pads)
   x_padded = Pad (x_read, pads)
   b_padded = Pad (b_read, pads)
@@ -77,29 +79,29 @@ SelectiveScan <reverse: int = 0> (u, delta, a, b, c, d) => (y)
   c_steps = Transpose <perm: ints = [2, 0, 1, 3, 4]> (c_chunks)
 
   zero = Constant <value_float: float = 0.0> ()
-  state_shape = Concat <axis: int = 0> (batch, chunks, channels, states)
+  state_shape = Concat <axis: int = 0> (batch, chunks, states, channels)
   h_zero = Expand (zero, state_shape)
   h_last, a_first = Scan <num_scan_inputs: int = 3, body: graph = last_states
-    (float[B, K, E, N] h, float[E, N] a_in, float[B, K, E, o] dt, float[B, K, E, o] x, float[B, K, o, N] bt)
-    => (float[B, K, E, N] h_next, float[E, N] a_out) {
+    (float[B, K, N, E] h, float[N, E] a_in, float[B, K, o, E] dt, float[B, K, o, E] x, float[B, K, N, o] bt)
+    => (float[B, K, N, E] h_next, float[N, E] a_out) {
       a_out = Identity (a_in)
       exponent = Mul (dt, a_in)
       decay = Exp (exponent)
       kept = Mul (decay, h)
       added = Mul (x, bt)
       h_next = Add (kept, added)
-    }> (h_zero, a, delta_steps, x_steps, b_steps)
+    }> (h_zero, a_rows, delta_steps, x_steps, b_steps)
 
   delta_sum = ReduceSum <keepdims: int = 0> (delta_chunks, i2)
-  chunk_exponent = Mul (delta_sum, a)
+  chunk_exponent = Mul (delta_sum, a_rows)
   chunk_decay = Exp (chunk_exponent)
   decay_by_chunk = Transpose <perm: ints = [1, 0, 2, 3]> (chunk_decay)
   last_by_chunk = Transpose <perm: ints = [1, 0, 2, 3]> (h_last)
-  carry_shape = Concat <axis: int = 0> (batch, channels, states)
+  carry_shape = Concat <axis: int = 0> (batch, states, channels)
   carry_zero = Expand (zero, carry_shape)
   carry_last, begin_by_chunk = Scan <num_scan_inputs: int = 2, body: graph = first_states
-    (float[B, E, N] carry, float[B, E, N] decay_k, float[B, E, N] last_k)
-    => (float[B, E, N] carry_next, float[B, E, N] begin) {
+    (float[B, N, E] carry, float[B, N, E] decay_k, float[B, N, E] last_k)
+    => (float[B, N, E] carry_next, float[B, N, E] begin) {
       begin = Identity (carry)
       carried = Mul (decay_k, carry)
       carry_next = Add (carried, last_k)
@@ -107,8 +109,8 @@ SelectiveScan <reverse: int = 0> (u, delta, a, b, c, d) => (y)
   h_begin = Transpose <perm: ints = [1, 0, 2, 3]> (begin_by_chunk)
 
   h_final, a_second, y_steps = Scan <num_scan_inputs: int = 4, body: graph = outputs
-    (float[B, K, E, N] h2, float[E, N] a_in2, float[B, K, E, o] dt2, float[B, K, E, o] x2, float[B, K, o, N] bt2,
-     float[B, K, o, N] ct2) => (float[B, K, E, N] h_next2, float[E, N] a_out2, float[B, K, E] y_step) {
+    (float[B, K, N, E] h2, float[N, E] a_in2, float[B, K, o, E] dt2, float[B, K, o, E] x2, float[B, K, N, o] bt2,
+     float[B, K, N, o] ct2) => (float[B, K, N, E] h_next2, float[N, E] a_out2, float[B, K, E] y_step) {
       a_out2 = Identity (a_in2)
       exponent2 = Mul (dt2, a_in2)
       decay2 = Exp (exponent2)
@@ -116,9 +118,9 @@ SelectiveScan <reverse: int = 0> (u, delta, a, b, c, d) => (y)
       added2 = Mul (x2, bt2)
       h_next2 = Add (kept2, added2)
       weighted = Mul (h_next2, ct2)
-      state_axis = Constant <value_ints: ints = [-1]> ()
+      state_axis = Constant <value_ints: ints = [-2]> ()
       y_step = ReduceSum <keepdims: int = 0> (weighted, state_axis)
-    }> (h_begin, a, delta_steps, x_steps, b_steps, c_steps)
+    }> (h_begin, a_rows, delta_steps, x_steps, b_steps, c_steps)
 
   y_chunks = Transpose <perm: ints = [1, 2, 0, 3]> (y_steps)
   y_shape = Concat <axis: int = 0> (batch, padded_length, channels)

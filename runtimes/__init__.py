@@ -1,1 +1,1 @@
-"""TODO: one line."""
+"""One loaded model on one engine, behind the same four members for all engines."""
