@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rs4d_edge.calibration.frames import load_frames
-from rs4d_edge.errors import InputError, RS4DError
+from rs4d_edge.commands.terminal import run_app
+from rs4d_edge.errors import InputError
 from rs4d_edge.export.parity import Comparison
 from rs4d_edge.export.pipeline import GOLDEN_FRAMES, ExportResult, Step, export_bundle, weights_record
 from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
@@ -135,11 +136,7 @@ def show_result(result: ExportResult) -> None:
 
 def main() -> None:
     """Run the command; a deliberate error ends it with its message and status 1."""
-    try:
-        app()
-    except RS4DError as error:
-        Console(stderr=True).print(f"\n[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class Comparison:
                 max_box_diff_px=max((match.box_px for match in matches), default=None),
                 max_score_diff=max((match.score for match in matches), default=None),
                 min_mask_iou=min((match.mask_iou for match in matches), default=None),
+                excused_at_the_cut=self.excused,
             ),
             tolerances=self.limits.model_dump(),
         )
@@ -114,9 +115,10 @@ def compare(
     result.complaints += [str(each) for each in result.features.values() if each.dense and each.departs(limits)]
     lonely = sum(len(frame.lonely) for frame in result.frames) - result.excused
     total = sum(frame.reference + frame.exported for frame in result.frames)
-    if lonely + 2 * len(result.moved) > limits.outliers * total:
-        result.complaints.append(f"{lonely} of {total} detections have no partner, {len(result.moved)} pairs moved")
-        result.complaints += result.moved[:3]
+    if lonely > limits.unmatched * total:
+        result.complaints.append(f"{lonely} of {total} detections have no partner")
+    if result.moved:
+        result.complaints.append(f"{len(result.moved)} pairs moved: {'; '.join(result.moved[:3])}")
     return result
 
 

@@ -24,6 +24,7 @@ from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
 from rs4d_edge.manifest import WeightsRecord
 from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.runtimes.contract import Runtime
 from rs4d_edge.runtimes.table import open_runtime
 
 GOLDEN_FRAMES = 3
@@ -111,9 +112,8 @@ def compare_draft(
     work = folder / _WORK
     work.mkdir()
     features_path, _ = write_model(graph, recipe, work)
-    runtime, precision = recipe.target.runtime, recipe.precision.value
-    exported = open_runtime(runtime, folder / recipe.target.model_file, threads=threads, precision=precision)
-    features = open_runtime(runtime, features_path, threads=threads, precision=precision)
+    exported = _open_as_written(folder / recipe.target.model_file, recipe, threads)
+    features = _open_as_written(features_path, recipe, threads)
     try:
         return compare(model, exported, features, contract, frames, TOLERANCES[recipe.precision])
     finally:
@@ -122,6 +122,15 @@ def compare_draft(
         for path in work.iterdir():
             path.unlink()
         work.rmdir()
+
+
+def _open_as_written(path: Path, recipe: Recipe, threads: int | None) -> Runtime:
+    """The file as any device would run it: in ONNX Runtime without a kernel that only this machine may have."""
+    if recipe.target is Target.ONNX:
+        from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
+
+        return OnnxRuntime(path, threads=threads, native_scan=False)
+    return open_runtime(recipe.target.runtime, path, threads=threads, precision=recipe.precision.value)
 
 
 def seal(

@@ -67,6 +67,7 @@ class DetectionParity(_Record):
     """How the detections on the golden frames compare: counts, and the worst differences of the matched ones.
 
     A match has the same label and an IoU of at least `match_iou`. Boxes in pixels of the frame. None: nothing matched.
+    `excused_at_the_cut`: detections without partner whose score is next to the one at which the list is cut.
     """
 
     reference: int = Field(ge=0)
@@ -76,6 +77,7 @@ class DetectionParity(_Record):
     max_box_diff_px: float | None = None
     max_score_diff: float | None = None
     min_mask_iou: float | None = None
+    excused_at_the_cut: int = Field(0, ge=0)
 
 
 class ParityRecord(_Record):

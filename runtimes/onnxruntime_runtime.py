@@ -6,7 +6,7 @@ standard operators that the file carries: the same numbers, several times slower
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import onnxruntime
 from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
 from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel
+
+_log = logging.getLogger(__name__)
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -37,15 +39,21 @@ def open_model(model_path: Path, *, threads: int | None, precision: str) -> Onnx
 
 
 class OnnxRuntime:
-    """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`."""
+    """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`.
 
-    def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
+    `native_scan` False leaves our kernel out, so that the scans run as on a stock ONNX Runtime.
+    """
+
+    def __init__(self, model_path: Path, *, threads: int | None = None, native_scan: bool = True) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0  # 0: as many as the machine has physical cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings name optimisations that did not apply
-        with contextlib.suppress(RuntimeUnavailable):
-            add_scan_kernel(options)
+        if native_scan:
+            try:
+                add_scan_kernel(options)
+            except RuntimeUnavailable as error:
+                _log.info("scans run through the body in the file: %s", error)
         try:
             session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no public base class

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.detections import Detections
-from rs4d_edge.errors import InputError, RS4DError
+from rs4d_edge.errors import InputError
 from rs4d_edge.frames import read_image
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import NWPU_CLASSES
@@ -145,12 +146,8 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def main() -> None:
-    """Run the demo; a deliberate error ends it with its message and status 1."""
-    try:
-        app()
-    except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
+    """Run the command; a deliberate error ends it with its message and status 1."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from rs4d_edge.errors import InputError, RS4DError, RuntimeUnavailable
+from rs4d_edge.commands.terminal import run_app
+from rs4d_edge.errors import InputError, RuntimeUnavailable
 from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.predictor import Predictor
 
@@ -125,11 +126,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     """Run the command; a deliberate error ends it with its message and status 1."""
-    try:
-        app()
-    except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
+    run_app(app)
 
 
 if __name__ == "__main__":

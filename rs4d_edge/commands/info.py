@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rs4d_edge.errors import RS4DError
+from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.reference.checkpoints import CONFIG_KEY, KIND_KEY, load_metadata, load_state
 from rs4d_edge.reference.config import DetectorConfig, EncoderConfig, NeckType
 from rs4d_edge.reference.counting import ModelCost, count
@@ -128,11 +128,7 @@ def summary(config: DetectorConfig | EncoderConfig) -> dict[str, str]:
 
 def main() -> None:
     """Run the command; a deliberate error ends it with its message and status 1."""
-    try:
-        app()
-    except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from error
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import cv2
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from rs4d_edge.errors import InputError, RS4DError
+from rs4d_edge.commands.terminal import run_app
+from rs4d_edge.errors import InputError
 from rs4d_edge.evaluation.coco import evaluate
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.detector import RS4D
@@ -184,9 +184,9 @@ def _report(
 
 
 def main() -> None:
-    """Entry point: errors that this project raises on purpose end in one line and exit code 1."""
-    try:
-        app()
-    except RS4DError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from error
+    """Run the command; a deliberate error ends it with its message and status 1."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
