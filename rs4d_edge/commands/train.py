@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from rs4d_edge.training.datasets import load_coco, load_whu
 from rs4d_edge.training.instances import InstanceDataset
 from rs4d_edge.training.settings import TrainSettings, parse_sizes
 from rs4d_edge.training.trainer import Evaluate, Trainer, TrainResult
+from rs4d_edge.training.warm_start import warm_start
 
 NWPU_FOLDER = "nwpu_vhr10"
 app = typer.Typer(add_completion=False)
@@ -65,6 +67,9 @@ def train(
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch")] = None,
     workers: Annotated[int, typer.Option(help="Data threads")] = 1,
     limit: Annotated[int | None, typer.Option(help="Train on the first N images only (for trying things out)")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin with what fits of this checkpoint file or shipped model")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out")] = False,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out annotated images that are missing")
@@ -88,6 +93,7 @@ def train(
         precision=precision,
         evaluations=evaluations,
         data_workers=workers,
+        initial_weights=init,
         augment=AugmentConfig(
             fit_size=max(config.encoder.image_size_hw), scale_range=scale, mosaic=mosaic, copy_paste=copy_paste
         ),
@@ -102,6 +108,9 @@ def train(
         f"{len(dataset.records)} images, {dataset.instance_count} instances"
         + (f" ({dataset.skipped} images missing, left out)" if dataset.skipped else "")
     )
+    if init is not None and not resume:
+        begun = warm_start(model, init)
+        console.print(f"{len(begun.taken)} values from {init}; {len(begun.new)} new ones: {_shortened(begun.new)}")
     trainer = Trainer(model, dataset, settings, out, evaluate=_evaluator(validation, skip_missing), console=console)
     _stop_on_signals(trainer)
     result = trainer.run(resume=resume)
@@ -138,6 +147,10 @@ def _datasets(
     if validation is None and (folder / "val.json").is_file():
         validation = (folder / "val.json", folder / "images")
     return dataset, validation
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _settings(**values: Any) -> TrainSettings:

@@ -127,7 +127,8 @@ class RoIConfig(_Frozen):
     """RoI stage.
 
     `strides` are the pyramid levels that RoIs are pooled from, `finest_scale` the side in pixels of a RoI up to twice
-    of which the finest level serves.
+    of which the finest level serves. `detail_channels` is the width of the mask head after its upsampling where it also
+    reads the convolutional stem's stride-4 map; 0 is the published head, which does not.
     """
 
     strides: tuple[int, ...] = (4, 8, 16, 32)
@@ -137,6 +138,7 @@ class RoIConfig(_Frozen):
     fc_channels: int = 1024
     mask_convs: int = 4
     mask_channels: int = 256
+    detail_channels: int = Field(0, ge=0)
 
 
 class PromptConfig(_Frozen):
@@ -177,6 +179,8 @@ class DetectorConfig(_Frozen):
         edge = self.neck.type is NeckType.EDGE
         if edge != (self.encoder.stem_channels is not None):
             raise ValueError("the edge neck needs an encoder with a convolutional stem, and the stem needs that neck")
+        if self.roi.detail_channels and (not edge or self.head is HeadType.PROMPT):
+            raise ValueError("roi.detail_channels needs a convolutional stem and the bbox head")
         too_deep = [layer for layer in self.neck.layers if not edge and layer >= self.encoder.depth]
         if too_deep:
             raise ValueError(f"neck layers {too_deep} do not exist in an encoder of depth {self.encoder.depth}")

@@ -17,7 +17,7 @@ from rs4d_edge.reference.config import IMAGE_MEAN_RGB, IMAGE_STD_RGB, DetectorCo
 from rs4d_edge.reference.encoder import EncoderMaps, RSMamba
 from rs4d_edge.reference.losses import LossSettings, Target, proposal_losses, region_losses
 from rs4d_edge.reference.neck import build_neck
-from rs4d_edge.reference.roi_stage import RoIHead
+from rs4d_edge.reference.roi_stage import MaskContext, RoIHead
 from rs4d_edge.reference.rpn import RPNHead
 from rs4d_edge.reference.sam_decoder import SharedImageEmbedding
 from rs4d_edge.reference.sine_encoding import ExtraPositions
@@ -84,7 +84,7 @@ class RS4D(nn.Module):
         proposals = self.rpn_head.propose(self.rpn_head(levels), size_hw)
         levels = self._placed(levels)
         found = self.roi_head.detect(levels, proposals.boxes, size_hw)
-        masks = self.roi_head.masks(levels, found, *self._embedding(maps))
+        masks = self.roi_head.masks(levels, found, *self._context(maps))
         return RawDetections(*found, masks)
 
     def losses(
@@ -109,9 +109,8 @@ class RS4D(nn.Module):
         with torch.no_grad():
             proposals = self.rpn_head.propose(rpn_maps, size_hw)
         result = proposal_losses(rpn_maps, torch.cat(self.rpn_head.anchors(rpn_maps)), targets, settings, generator)
-        embedding = self._embedding(maps)
         result |= region_losses(
-            self.roi_head, self._placed(levels), proposals.boxes, targets, embedding, settings, generator
+            self.roi_head, self._placed(levels), proposals.boxes, targets, self._context(maps), settings, generator
         )
         return result
 
@@ -133,7 +132,7 @@ class RS4D(nn.Module):
         result |= {"proposals": proposals.boxes, "proposal_scores": proposals.scores}
         result |= {"roi_features": pooled, "class_logits": logits, "box_deltas": deltas}
         result |= {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-        return result | {"masks": self.roi_head.masks(placed, found, *self._embedding(maps))}
+        return result | {"masks": self.roi_head.masks(placed, found, *self._context(maps))}
 
     def normalise(self, frame: Tensor, valid_hw: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB -> fp32 (B, 3, H, W) of mean 0 and deviation 1; exactly 0 outside the image."""
@@ -157,12 +156,13 @@ class RS4D(nn.Module):
         placed: tuple[Tensor, ...] = self.extra_pe(levels)
         return placed
 
-    def _embedding(self, maps: EncoderMaps) -> tuple[Tensor, Tensor | None]:
-        """The image embedding (B, C, h, w) and, for the prompt variant, its positions (1, h*w, C)."""
+    def _context(self, maps: EncoderMaps) -> MaskContext:
+        """What the mask head reads besides the levels."""
         embedding = maps.layers[-1].permute(0, 3, 1, 2)
-        if self.shared_image_embedding is None:
-            return embedding, None
-        return embedding, self.shared_image_embedding((embedding.shape[2], embedding.shape[3]))
+        positions = None
+        if self.shared_image_embedding is not None:
+            positions = self.shared_image_embedding((embedding.shape[2], embedding.shape[3]))
+        return MaskContext(embedding, positions, maps.stem[0] if self.config.roi.detail_channels else None)
 
     def _check(self, frame: Tensor, valid_hw: Tensor) -> None:
         multiple = self.config.encoder.patch_size

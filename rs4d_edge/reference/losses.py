@@ -14,11 +14,11 @@ from rs4d_edge.reference.assignment import IGNORED, match, sample
 from rs4d_edge.reference.boxes import ROI_STDS, encode_deltas, has_area, pairwise_iou
 from rs4d_edge.reference.config import DetectorConfig, NeckType
 from rs4d_edge.reference.prompt_head import PromptMaskHead, prompt_mask_loss, prompt_mask_targets
-from rs4d_edge.reference.roi_align import axis_taps, dense_axis_weights
+from rs4d_edge.reference.roi_align import axis_taps, dense_axis_weights, roi_align
 from rs4d_edge.reference.rpn import RPNMaps, flat_deltas, flat_logits
 
 if TYPE_CHECKING:
-    from rs4d_edge.reference.roi_stage import RoIHead
+    from rs4d_edge.reference.roi_stage import MaskContext, RoIHead
 
 _MASK_MARGIN = 2  # pixels around an object's box that its mask may reach into
 
@@ -89,13 +89,13 @@ def region_losses(
     levels: Sequence[Tensor],
     proposals: Tensor,
     targets: Sequence[Target],
-    embedding: tuple[Tensor, Tensor | None],
+    context: MaskContext,
     settings: LossSettings,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
     """`cls`, `box` and `mask` of the RoI stage on samples of `proposals` (B, P, 4) and the objects' own boxes.
 
-    `embedding` is the image embedding (B, C, h, w) and its positions, which the prompt head reads.
+    `context` is what the mask head reads besides `levels`.
     """
     classes = len(head.config.classes)
     regions = sample_regions(proposals, targets, classes, settings, generator)
@@ -110,7 +110,7 @@ def region_losses(
     return {
         "cls": functional.cross_entropy(logits, regions.labels, reduction="sum") / count,
         "box": (own - goal).abs().sum() / count,
-        "mask": _mask_loss(head, levels, objects, targets, embedding),
+        "mask": _mask_loss(head, levels, objects, targets, context),
     }
 
 
@@ -167,16 +167,19 @@ def _mask_loss(
     levels: Sequence[Tensor],
     objects: Regions,
     targets: Sequence[Target],
-    embedding: tuple[Tensor, Tensor | None],
+    context: MaskContext,
 ) -> Tensor:
     pooled = head.pool_by_level(levels, objects.boxes, objects.batch_index, head.config.roi.mask_size)
     if isinstance(head.mask_head, PromptMaskHead):
-        logits = head.mask_head(pooled, embedding[0], objects.batch_index, embedding[1]).float()
+        logits = head.mask_head(pooled, context.embedding, objects.batch_index, context.positions).float()
         size_hw = (logits.shape[1], logits.shape[2])
         small = [prompt_mask_targets(target.masks, size_hw) for target in targets if len(target.boxes)]
         goal = torch.cat(small).to(logits)[_flat_index(objects, targets)] if small else torch.zeros_like(logits)
         return prompt_mask_loss(logits, goal)
-    logits = head.mask_head.of_class(pooled, objects.labels)
+    detail = None
+    if context.stem is not None:
+        detail = roi_align(context.stem, objects.boxes, objects.batch_index, *head.detail_grid)
+    logits = head.mask_head.of_class(pooled, objects.labels, detail)
     if not len(logits):
         return logits.sum()
     goals = []

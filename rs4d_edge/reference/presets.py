@@ -64,7 +64,7 @@ _EDGE_ENCODERS = {
         channels=192,
         depth=8,
         inner_channels=384,
-        state_size=16,
+        state_size=8,
         image_size_hw=_EDGE_SIZE_HW,
         stem_channels=(24, 48, 96),
         stem_blocks=(1, 1),
@@ -73,6 +73,7 @@ _EDGE_ENCODERS = {
 _EDGE_WIDTHS = {"nano": 64, "small": 96}  # of neck and RPN
 _EDGE_PROPOSALS = {"nano": 100, "small": 200}
 _EDGE_FC = {"nano": 256, "small": 512}
+_EDGE_DETAIL = 32  # width of the mask head where it reads the stem
 
 
 def _edge(size: str, head: HeadType) -> DetectorConfig:
@@ -96,6 +97,7 @@ def _edge(size: str, head: HeadType) -> DetectorConfig:
             fc_channels=_EDGE_FC[size],
             mask_convs=2,
             mask_channels=64,
+            detail_channels=_EDGE_DETAIL if head is HeadType.BBOX else 0,
         ),
         prompt=prompt if head is HeadType.PROMPT else None,
     )

@@ -30,7 +30,8 @@ def write_card(
         f"# {config.name}",
         "",
         f"Instance segmentation, `{config.head.value}` head, input "
-        f"{config.encoder.image_size_hw[0]}x{config.encoder.image_size_hw[1]}, trained from random weights.",
+        f"{config.encoder.image_size_hw[0]}x{config.encoder.image_size_hw[1]}, trained from "
+        f"{settings.initial_weights or 'random weights'}.",
         "",
         f"- Data: `{dataset.name}`, {len(dataset.records)} images, {dataset.instance_count} instances; "
         f"classes: {', '.join(dataset.classes)}",

@@ -47,6 +47,7 @@ class TrainSettings(BaseModel):
     save_every_steps: int = Field(200, ge=1)
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
     data_workers: int = Field(1, ge=1)
+    initial_weights: str | None = None  # what the run was started from; for its record
 
     @model_validator(mode="after")
     def _one_end(self) -> TrainSettings:
