@@ -1,5 +1,7 @@
 """The selective scan in an ONNX file: a node of our own, with a model-local function of standard operators as its body.
 
+`mixer_function` holds the second node of this kind. What is here for whole models handles both.
+
 Any runtime can run the body; ours replace the node by a native kernel. The body cuts the tokens into chunks of
 `CHUNK`, which advance in parallel, one token per step:
 
@@ -20,7 +22,10 @@ from __future__ import annotations
 import onnx
 import onnx.inliner
 import onnx.parser
-from onnx import FunctionProto, ModelProto
+from onnx import FunctionProto, ModelProto, NodeProto
+
+from rs4d_edge.errors import ExportError
+from rs4d_edge.export.mixer_function import MIXER_INPUTS, MIXER_OP, mixer_function
 
 SCAN_DOMAIN = "rs4d"
 SCAN_DOMAIN_VERSION = 1
@@ -139,20 +144,26 @@ def scan_function() -> FunctionProto:
 
 
 def add_scan_function(model: ModelProto) -> ModelProto:
-    """`model` with the scan's body, if it has such a node and no body yet; changed in place."""
-    names = {function.name for function in model.functions if function.domain == SCAN_DOMAIN}
-    if has_scan(model) and SCAN_OP not in names:
+    """`model` with a body for each kind of node of ours that it has and that has none yet; changed in place.
+
+    Raises ExportError where mixers differ in width, since a body is written for one.
+    """
+    used = {node.op_type for node in _own_nodes(model)}
+    held = {function.name for function in model.functions if function.domain == SCAN_DOMAIN}
+    if used and SCAN_OP not in held:
         model.functions.append(scan_function())
+    if MIXER_OP in used - held:
+        model.functions.append(mixer_function(*_mixer_sizes(model)))
     return model
 
 
 def has_scan(model: ModelProto) -> bool:
-    """Whether the graph holds scan nodes."""
-    return any(node.domain == SCAN_DOMAIN and node.op_type == SCAN_OP for node in model.graph.node)
+    """Whether the graph holds nodes that scan: `SelectiveScan` or `MixerCore`."""
+    return bool(_own_nodes(model))
 
 
 def without_scan_function(model: ModelProto) -> ModelProto:
-    """A copy whose scan nodes stand alone, for runtimes that bring their own kernel."""
+    """A copy whose nodes of ours stand alone, for runtimes that bring their own kernels."""
     copy = ModelProto()
     copy.CopyFrom(model)
     del copy.functions[:]
@@ -160,9 +171,30 @@ def without_scan_function(model: ModelProto) -> ModelProto:
 
 
 def inline_scan(model: ModelProto) -> ModelProto:
-    """A copy with the body in place of each scan node: standard operators only."""
+    """A copy with the body in place of each node of ours: standard operators only."""
     inlined: ModelProto = onnx.inliner.inline_local_functions(add_scan_function(model))
     kept = [opset for opset in inlined.opset_import if opset.domain != SCAN_DOMAIN]
     del inlined.opset_import[:]
     inlined.opset_import.extend(kept)
     return inlined
+
+
+def _own_nodes(model: ModelProto) -> list[NodeProto]:
+    return [node for node in model.graph.node if node.domain == SCAN_DOMAIN]
+
+
+def _mixer_sizes(model: ModelProto) -> tuple[int, int]:
+    """Channels and taps of the mixers: the shape of their convolutions' weights."""
+    graph = model.graph
+    shapes = {held.name: tuple(held.dims) for held in graph.initializer}
+    for value in (*graph.input, *graph.value_info):
+        shapes[value.name] = tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+    weight = MIXER_INPUTS.index("conv_weight")
+    sizes = {shapes.get(node.input[weight], ()) for node in _own_nodes(model) if node.op_type == MIXER_OP}
+    known = [size for size in sizes if len(size) == 2 and all(size)]
+    if len(sizes) == len(known) == 1:
+        return known[0][0], known[0][1]
+    raise ExportError(
+        f"the convolutions of the graph's {MIXER_OP} nodes have the shapes {sorted(sizes)}: expected one known shape "
+        "(channels, taps), for which the body is written; export models whose mixers are all of one width"
+    )

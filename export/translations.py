@@ -1,4 +1,4 @@
-"""How the reference model's three operators are written in ONNX, and one of torch's that it would write clumsily.
+"""How the reference model's four operators are written in ONNX, and one of torch's that it would write clumsily.
 
 The functions are called by `torch.onnx.export` while it walks the graph: each takes the ONNX values and Python numbers
 of one node and answers with the ONNX value that stands for it.
@@ -6,7 +6,7 @@ of one node and answers with the ONNX value that stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -15,10 +15,12 @@ import torch
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
 
-# The definitions of the three operators: importing them registers torch.ops.rs4d.
+# The definitions of the four operators: importing them registers torch.ops.rs4d.
+import rs4d_edge.reference.mixer_core
 import rs4d_edge.reference.nms
 import rs4d_edge.reference.roi_align
 import rs4d_edge.reference.scan  # noqa: F401
+from rs4d_edge.export.mixer_function import MIXER_INPUTS, MIXER_OP
 from rs4d_edge.export.scan_function import SCAN_DOMAIN, SCAN_DOMAIN_VERSION, SCAN_INPUTS, SCAN_OP
 
 Value = Any  # a value of the ONNX graph under construction; onnxscript gives its type no public name
@@ -28,33 +30,51 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Value]]:
     """For `torch.onnx.export(custom_translation_table=...)`."""
     return {
         torch.ops.rs4d.selective_scan.default: selective_scan,
+        torch.ops.rs4d.mixer_core.default: mixer_core,
         torch.ops.rs4d.nms_keep.default: nms_keep,
         torch.ops.rs4d.roi_align.default: roi_align,
         torch.ops.aten.softplus.default: softplus,
     }
 
 
-def _scan_schema() -> onnx.defs.OpSchema:
+def _own_op(name: str, inputs: Sequence[str], text: str, *attributes: onnx.defs.OpSchema.Attribute) -> Op:
+    """An operator of our domain from fp32 inputs to one output y."""
     schema = onnx.defs.OpSchema
-    reverse = schema.Attribute("reverse", onnx.helper.make_attribute("reverse", 0), "scan from the last token")
-    return schema(
-        SCAN_OP,
+    definition = schema(
+        name,
         SCAN_DOMAIN,
         SCAN_DOMAIN_VERSION,
-        "The selective scan of a Mamba-1 mixer.",
-        inputs=[schema.FormalParameter(name, "T") for name in SCAN_INPUTS],
+        text,
+        inputs=[schema.FormalParameter(each, "T") for each in inputs],
         outputs=[schema.FormalParameter("y", "T")],
         type_constraints=[("T", ["tensor(float)"], "")],
-        attributes=[reverse],
+        attributes=list(attributes),
     )
+    return Op(Opset(SCAN_DOMAIN, SCAN_DOMAIN_VERSION), name, definition)
 
 
-_SCAN = Op(Opset(SCAN_DOMAIN, SCAN_DOMAIN_VERSION), SCAN_OP, _scan_schema())
+_REVERSE = onnx.defs.OpSchema.Attribute("reverse", onnx.helper.make_attribute("reverse", 0), "scan from the last token")
+_SCAN = _own_op(SCAN_OP, SCAN_INPUTS, "The selective scan of a Mamba-1 mixer.", _REVERSE)
+_MIXER = _own_op(MIXER_OP, MIXER_INPUTS, "A Mamba-1 mixer between in_proj and out_proj, in both directions.")
 
 
 def selective_scan(u: Value, delta: Value, a: Value, b: Value, c: Value, d: Value, reverse: bool = False) -> Value:
     """One node of our domain; `scan_function` brings its body."""
     return _SCAN(u, delta, a, b, c, d, reverse=int(reverse))
+
+
+def mixer_core(
+    uz: Value,
+    conv_weight: Value,
+    conv_bias: Value,
+    x_proj: Value,
+    dt_proj: Value,
+    dt_bias: Value,
+    a: Value,
+    d: Value,
+) -> Value:
+    """One node of our domain; `mixer_function` brings its body."""
+    return _MIXER(uz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, d)
 
 
 def nms_keep(boxes: Value, scores: Value, iou_threshold: float, score_threshold: float, max_keep: int) -> Value:

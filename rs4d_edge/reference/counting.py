@@ -68,7 +68,8 @@ def count(config: DetectorConfig) -> ModelCost:
         valid_hw = torch.empty((1, 2), dtype=torch.int64)
     scan = torch.ops.rs4d.selective_scan
     counter = FlopCounterMode(display=False, custom_mapping={scan: _count_scan})
-    with torch.no_grad(), counter:
+    # While gradients are recorded a mixer is made of the pieces counted here; without, its core is one operator.
+    with torch.enable_grad(), counter:
         model(frame, valid_hw)
     by_module = counter.get_flop_counts()
     flops = {part: sum(by_module[f"RS4D.{part}"].values()) for part in PARTS}

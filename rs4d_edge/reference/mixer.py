@@ -20,7 +20,7 @@ from torch.nn import functional
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import EncoderConfig, PathType
 from rs4d_edge.reference.depthwise import DirectedConv, directed_conv
-from rs4d_edge.reference.scan import selective_scan
+from rs4d_edge.reference.mixer_core import mixer_core, selected_scan
 
 _STEP_MIN, _STEP_MAX, _STEP_FLOOR = 1e-3, 1e-1, 1e-4  # initial step sizes, as in the Mamba paper
 
@@ -56,7 +56,6 @@ class Mixer(nn.Module):
         super().__init__()
         channels, inner, states, rank = config.channels, config.inner_channels, config.state_size, config.dt_rank
         self.path = config.path
-        self.split_sizes = [rank, states, states]
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, config.conv_width, groups=inner, padding=config.conv_width - 1)
         self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
@@ -80,12 +79,24 @@ class Mixer(nn.Module):
 
     def scan_direction(self, u: Tensor, *, reverse: bool) -> Tensor:
         """Convolution, selection and scan of one direction: u (B, L, E) from in_proj to y (B, L, E), not yet gated."""
-        u = functional.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
-        low_rank, b, c = self.x_proj(u).split(self.split_sizes, dim=-1)
-        delta = functional.softplus(self.dt_proj(low_rank))
-        a = -torch.exp(self.A_log.float())
-        y: Tensor = selective_scan(u, delta, a, b, c, self.D, reverse=reverse)
-        return y
+        v = functional.silu(depthwise_conv(u, self.conv1d.weight, self.conv1d.bias, reverse=reverse))
+        return selected_scan(
+            v, self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias, self.decay(), self.D, reverse=reverse
+        )
+
+    def decay(self) -> Tensor:
+        """A (E, N), negative, in fp32."""
+        return -torch.exp(self.A_log.float())
+
+    def core(self, uz: Tensor) -> Tensor:
+        """Both directions, averaged and gated, in one operator: uz (B, L, 2E) from in_proj to y (B, L, E)."""
+        convolution = (self.conv1d.weight.squeeze(1), self.conv1d.get_parameter("bias"))
+        projections = (self.x_proj.weight, self.dt_proj.weight, self.dt_proj.bias)
+        return mixer_core(uz, *convolution, *projections, self.decay(), self.D)
+
+    def records_gradients(self, uz: Tensor) -> bool:
+        """Whether autograd will want to pass through the core."""
+        return torch.is_grad_enabled() and (uz.requires_grad or any(p.requires_grad for p in self.parameters()))
 
     def forward(self, tokens: Tensor, gate_layer: nn.Module | None = None) -> Tensor:
         """Mix normalised tokens (B, L, C) to (B, L, C); the residual is the caller's.
@@ -93,7 +104,12 @@ class Mixer(nn.Module):
         `gate_layer` maps (B, 2C), the token means of both directions' outputs, to their two weights (B, 2); the path
         `forward_reverse_gate` alone needs it.
         """
-        u, z = self.in_proj(tokens).chunk(2, dim=-1)
+        uz = self.in_proj(tokens)
+        # Training takes the pieces: each has a fast backward pass of its own, where the operator would run all of them
+        # once more.
+        if self.path is PathType.FORWARD_REVERSE_MEAN and not self.records_gradients(uz):
+            return self.project(self.core(uz))
+        u, z = uz.chunk(2, dim=-1)
         gate = functional.silu(z)
         ahead = self.scan_direction(u, reverse=False)
         if self.path is PathType.FORWARD:

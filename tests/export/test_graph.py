@@ -13,9 +13,12 @@ from onnx import ModelProto
 
 from rs4d_edge.contract import INPUT_NAMES, OUTPUT_NAMES
 from rs4d_edge.errors import ExportError, InputError
-from rs4d_edge.export.graph import example_inputs, fit_model, only_outputs, save_graph
-from rs4d_edge.reference.config import HeadType
+from rs4d_edge.export.graph import example_inputs, fit_model, only_outputs, save_graph, translate_module
+from rs4d_edge.export.mixer_function import MIXER_INPUTS, MIXER_OP
+from rs4d_edge.export.scan_function import SCAN_DOMAIN, SCAN_OP
+from rs4d_edge.reference.config import EncoderConfig, HeadType, PathType
 from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.reference.mixer import Mixer
 
 
 def test_inputs_outputs_and_shapes_are_the_contracts(detector: RS4D, translated: ModelProto) -> None:
@@ -38,9 +41,58 @@ def test_all_intermediate_results_are_outputs_in_order(detector: RS4D, translate
 def test_names_tell_the_module(translated: ModelProto) -> None:
     nodes = [node.name for node in translated.graph.node]
     assert len(nodes) == len(set(nodes))
-    assert "backbone.layers.0/SelectiveScan" in nodes and "backbone.layers.1.out_proj/MatMul" in nodes
+    assert "backbone.layers.0/MixerCore" in nodes and "backbone.layers.1.out_proj/MatMul" in nodes
     held = {initializer.name for initializer in translated.graph.initializer}
     assert {"backbone.pos_embed", "backbone.layers.0.out_proj/MatMul:in1"} <= held
+
+
+def test_a_layer_is_five_nodes(translated: ModelProto) -> None:
+    operators = [node.op_type for node in translated.graph.node]
+    mixers = [index for index, operator in enumerate(operators) if operator == MIXER_OP]
+    assert len(mixers) == 2
+    for index in mixers:
+        assert operators[index - 2 : index + 3] == ["LayerNormalization", "MatMul", MIXER_OP, "MatMul", "Add"]
+    assert [function.name for function in translated.functions] == [SCAN_OP, MIXER_OP]
+
+
+def test_weights_of_the_mixer_core_are_constants(detector: RS4D, translated: ModelProto) -> None:
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in translated.graph.initializer}
+    node = next(node for node in translated.graph.node if node.name == "backbone.layers.1/MixerCore")
+    values = {name: held[given] for name, given in zip(MIXER_INPUTS[1:], node.input[1:], strict=True)}
+    state = {name: value.numpy() for name, value in detector.backbone.layers[1].state_dict().items()}
+    assert values["conv_weight"].shape == (32, 4)
+    np.testing.assert_array_equal(values["conv_weight"], state["conv1d.weight"][:, 0])
+    np.testing.assert_array_equal(values["x_proj"], state["x_proj.weight"])
+    np.testing.assert_allclose(values["a"], -np.exp(state["A_log"]), rtol=1e-6)
+
+
+class Gated(torch.nn.Module):
+    """A mixer of the path that weighs its directions, on tokens made of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = EncoderConfig(
+            channels=8,
+            depth=1,
+            inner_channels=16,
+            state_size=4,
+            path=PathType.FORWARD_REVERSE_GATE,
+            image_size_hw=(16, 16),
+        )
+        self.mixer = Mixer(config)
+        self.gate = torch.nn.Sequential(torch.nn.Linear(16, 2, bias=False), torch.nn.Softmax(dim=-1))
+
+    def forward(self, frame: torch.Tensor, valid_hw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, rows, columns, 3) to (B, rows, 8), a row being a token."""
+        tokens = frame.float().flatten(2)[:, :, :8] / 255
+        return self.mixer(tokens, self.gate), valid_hw + 0
+
+
+def test_other_paths_keep_the_scan_s_own_node() -> None:
+    model = translate_module(Gated().eval(), example_inputs((16, 16), 1), "ab")
+    own = [node.op_type for node in model.graph.node if node.domain == SCAN_DOMAIN]
+    assert own == [SCAN_OP, SCAN_OP]
+    assert [function.name for function in model.functions] == [SCAN_OP]
 
 
 def test_no_note_of_the_exporter_remains(translated: ModelProto) -> None:

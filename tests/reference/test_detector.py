@@ -89,7 +89,7 @@ def test_torch_export_traces_it(model: RS4D, strict: bool) -> None:
     for ours, theirs in zip(traced, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
     kept = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("rs4d.")}
-    assert kept == {"rs4d.selective_scan.default", "rs4d.nms_keep.default", "rs4d.roi_align.default"}
+    assert kept == {"rs4d.mixer_core.default", "rs4d.nms_keep.default", "rs4d.roi_align.default"}
 
 
 def test_what_cannot_be_used_is_named(model: RS4D) -> None:

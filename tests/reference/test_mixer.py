@@ -60,6 +60,26 @@ def test_mixer_gives_what_transformers_gives(path: PathType) -> None:
         assert largest < 1e-4 * max(1.0, float(theirs[name].abs().max())), name
 
 
+def test_core_is_one_operator_unless_gradients_are_recorded() -> None:
+    mixer = Mixer(make_config(PathType.FORWARD_REVERSE_MEAN))
+    tokens = torch.randn(2, 33, 24)
+
+    def called() -> tuple[Tensor, set[str]]:
+        with torch.profiler.profile() as profile:
+            output = mixer(tokens)
+        return output.detach(), {event.key for event in profile.key_averages() if event.key.startswith("rs4d::")}
+
+    recorded, pieces = called()
+    with torch.no_grad():
+        fused, core = called()
+    assert pieces == {"rs4d::selective_scan"} and "rs4d::mixer_core" in core
+    torch.testing.assert_close(fused, recorded, atol=1e-6, rtol=1e-5)
+    mixer.requires_grad_(False)
+    assert "rs4d::mixer_core" in called()[1]  # nothing to be trained
+    mixer.A_log.requires_grad_(True)
+    assert called()[1] == pieces  # one parameter is enough, though it is not in_proj's
+
+
 def test_gate_weighs_the_two_directions_by_their_means() -> None:
     mixer = Mixer(make_config(PathType.FORWARD_REVERSE_GATE))
     one_way = Mixer(make_config(PathType.FORWARD))
