@@ -80,8 +80,8 @@ def example_inputs(image_size_hw: tuple[int, int], batch: int) -> tuple[Tensor, 
 def translate(model: RS4D, batch: int = 1) -> ModelProto:
     """The model as ONNX, with every intermediate result of `RS4D.features` as an output, named as there.
 
-    Inputs are `frame` and `valid_hw`. A mixer's core, or its scan, is a node of the domain `rs4d` with a body of standard
-    operators.
+    Inputs are `frame` and `valid_hw`. A mixer's core, or its scan, is a node of the domain `rs4d` with a body of
+    standard operators.
     Raises ExportError.
     """
     inputs = example_inputs(model.config.encoder.image_size_hw, batch)
@@ -153,7 +153,7 @@ def save_graph(model: ModelProto, path: Path) -> Path:
 
 
 def _finish(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Readable names, the outputs' own names, no notes of the exporter (they hold paths), and the bodies of our nodes."""
+    """Readable names, the outputs' own names, no notes of the exporter (they hold paths), and our nodes' bodies."""
     graph = model.graph
     rename = _readable_names(graph, reserved={*INPUT_NAMES, *names})
     rename |= {f"{_MARK}{name}": name for name in names}
