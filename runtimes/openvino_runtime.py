@@ -1,10 +1,12 @@
 """OpenVINO on the CPU, in fp32 or bf16, one frame at a time.
 
-A model that holds the scan as one native node needs the scan extension, which `openvino_scan` finds or builds.
+A model that holds the scan or the mixer's core as a native node needs the scan extension, which `openvino_scan` finds
+or builds.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUna
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
 
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
-_SCAN_TAG = b'type="SelectiveScan"'  # how an IR file spells the native node
+_SCAN_TAG = re.compile(rb'type="(SelectiveScan|MixerCore)"')  # how an IR file spells the native nodes
 
 
 def open_model(model_path: Path, *, threads: int | None, precision: str) -> OpenVINORuntime:
@@ -33,7 +35,7 @@ class OpenVINORuntime:
     def __init__(self, model_path: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
         options = compile_options(threads, precision)
         core = openvino.Core()
-        if model_path.suffix == ".xml" and _SCAN_TAG in model_path.read_bytes():
+        if model_path.suffix == ".xml" and _SCAN_TAG.search(model_path.read_bytes()):
             from rs4d_edge.runtimes.openvino_scan import add_scan_extension
 
             add_scan_extension(core, threads)

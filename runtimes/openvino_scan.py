@@ -1,8 +1,8 @@
-"""The selective scan as an operation of OpenVINO: the compiled extension, or the same kernel called from Python.
+"""The scan and the mixer's core as operations of OpenVINO: the compiled extension, or the same kernels from Python.
 
-Both read the node `SelectiveScan`, in ONNX files (domain `rs4d`) and in IR files (set `extension`), with the inputs u,
-delta, a, b, c, d and the attribute `reverse`. The compiled one is bound to one exact version of OpenVINO and is built
-on the machine that uses it; it runs on the threads that OpenVINO was given.
+Both read the nodes `SelectiveScan` (inputs u, delta, a, b, c, d; attribute `reverse`) and `MixerCore` (inputs
+`MIXER_INPUTS`), in ONNX files (domain `rs4d`) and in IR files (set `extension`). The compiled extension is bound to one
+exact version of OpenVINO and is built on the machine that uses it; it runs on the threads that OpenVINO was given.
 """
 
 from __future__ import annotations
@@ -10,17 +10,28 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 from openvino.frontend.onnx import ConversionExtension
 
-from rs4d_edge.errors import RuntimeUnavailable
+from rs4d_edge.errors import InputError, RuntimeUnavailable
 from rs4d_edge.native.build import build_openvino_extension, extension_path
-from rs4d_edge.native.library import NativeScan, NativeUnavailable, ScanShape, load_native_scan, native_hidden
+from rs4d_edge.native.library import (
+    MixerShape,
+    NativeScan,
+    NativeUnavailable,
+    ScanShape,
+    load_native_scan,
+    native_hidden,
+)
+from rs4d_edge.runtimes.contract import Array
 
-SCAN_OP = "SelectiveScan"
+SCAN_OP, MIXER_OP = "SelectiveScan", "MixerCore"
+MIXER_INPUTS = ("uz", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "a", "d")
 SCAN_DOMAIN = "rs4d"
 _LOG = logging.getLogger(__name__)
 
@@ -59,7 +70,7 @@ def add_scan_extension(core: openvino.Core, threads: int | None) -> str:
     except NativeUnavailable as error:
         raise NativeUnavailable(f"OpenVINO cannot run the scan: {error}; its extension: {reason}") from error
     _warn_once(reason)
-    _add_python_scan(core, scan, threads)
+    _add_python_ops(core, scan, threads)
     return "python"
 
 
@@ -84,40 +95,106 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f"OpenVINO calls the scan through Python, which is slower: {reason}", RuntimeWarning, stacklevel=3)
 
 
-def _add_python_scan(core: openvino.Core, scan: NativeScan, threads: int | None) -> None:
-    class SelectiveScan(openvino.Op):  # type: ignore[misc]
-        """The node for this core's thread count. The class's name is the node's type in an IR file."""
+def _add_python_ops(core: openvino.Core, scan: NativeScan, threads: int | None) -> None:
+    def add(op: type[openvino.Op]) -> None:
+        def from_onnx(node: Any) -> list[openvino.Output]:
+            inputs = [node.get_input(index) for index in range(node.get_input_size())]
+            attributes = {"reverse": node.get_attribute("reverse", 0)} if op.__name__ == SCAN_OP else {}
+            return list(op(inputs, **attributes).outputs())
 
+        core.add_extension(op)
+        core.add_extension(ConversionExtension(op.__name__, SCAN_DOMAIN, from_onnx))
+
+    add(_python_scan(scan, threads or 0))
+    add(_python_mixer(scan, threads or 0))
+
+
+class _PythonOp(openvino.Op):  # type: ignore[misc]
+    """What both operations share. The subclass's name is the node's type in an IR file."""
+
+    def __init__(self, inputs: list[Any] | None = None, **attributes: int) -> None:
+        self.attributes = attributes
+        super().__init__(self, inputs)
+
+    def clone_with_new_inputs(self, inputs: list[Any]) -> openvino.Node:
+        return type(self)(list(inputs), **self.attributes)
+
+    def visit_attributes(self, visitor: openvino.AttributeVisitor) -> bool:
+        visitor.on_attributes(self.attributes)
+        return True
+
+    def has_evaluate(self) -> bool:
+        return True
+
+
+def _python_scan(scan: NativeScan, threads: int) -> type[openvino.Op]:
+    class SelectiveScan(_PythonOp):
         def __init__(self, inputs: list[Any] | None = None, *, reverse: int = 0) -> None:
-            self.attributes = {"reverse": reverse}
-            super().__init__(self, inputs)
+            super().__init__(inputs, reverse=reverse)
 
         def validate_and_infer_types(self) -> None:
             self.set_output_type(0, openvino.Type.f32, self.get_input_partial_shape(0))
 
-        def clone_with_new_inputs(self, inputs: list[Any]) -> openvino.Node:
-            return SelectiveScan(list(inputs), reverse=self.attributes["reverse"])
-
-        def visit_attributes(self, visitor: openvino.AttributeVisitor) -> bool:
-            visitor.on_attributes(self.attributes)
+        def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
+            arrays = [tensor.data for tensor in inputs]
+            outputs[0].shape = batch, length, channels = arrays[0].shape
+            shape = ScanShape(batch, length, channels, arrays[2].shape[1])
+            reverse = bool(self.attributes["reverse"])
+            scan.forward(_addresses(arrays), shape, outputs[0].data.ctypes.data, reverse=reverse, threads=threads)
             return True
 
-        def has_evaluate(self) -> bool:
-            return True
+    return SelectiveScan
+
+
+def _python_mixer(scan: NativeScan, threads: int) -> type[openvino.Op]:
+    idle: list[Array] = []  # workspaces of earlier calls; a call that finds none runs beside another
+
+    class MixerCore(_PythonOp):
+        def validate_and_infer_types(self) -> None:
+            shapes = [self.get_input_partial_shape(index) for index in range(self.get_input_size())]
+            if all(shape.is_static for shape in shapes):
+                _mixer_shape([tuple(shape.to_shape()) for shape in shapes])
+            uz, weight = shapes[:2]
+            self.set_output_type(0, openvino.Type.f32, openvino.PartialShape([uz[0], uz[1], weight[0]]))
 
         def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
             arrays = [tensor.data for tensor in inputs]
-            batch, length, channels = arrays[0].shape
-            outputs[0].shape = arrays[0].shape
-            addresses = tuple(array.ctypes.data for array in arrays)
-            shape = ScanShape(batch, length, channels, arrays[2].shape[1])
-            reverse = bool(self.attributes["reverse"])
-            scan.forward(addresses, shape, outputs[0].data.ctypes.data, reverse=reverse, threads=threads or 0)
+            shape = _mixer_shape([array.shape for array in arrays])
+            outputs[0].shape = (shape.batch, shape.length, shape.channels)
+            floats = scan.mixer_workspace_floats(shape, threads=threads)
+            try:
+                workspace = idle.pop()
+            except IndexError:
+                workspace = np.empty(0, np.float32)
+            if workspace.size < floats:
+                workspace = np.empty(floats, np.float32)
+            y, memory = outputs[0].data.ctypes.data, workspace.ctypes.data
+            scan.mixer_core(_addresses(arrays), shape, y, memory, threads=threads)
+            idle.append(workspace)
             return True
 
-    def from_onnx(node: Any) -> list[openvino.Output]:
-        inputs = [node.get_input(index) for index in range(node.get_input_size())]
-        return list(SelectiveScan(inputs, reverse=node.get_attribute("reverse", 0)).outputs())
+    return MixerCore
 
-    core.add_extension(SelectiveScan)
-    core.add_extension(ConversionExtension(SCAN_OP, SCAN_DOMAIN, from_onnx))
+
+def _addresses(arrays: list[Array]) -> tuple[int, ...]:
+    if any(array.dtype != np.float32 for array in arrays):
+        raise InputError(f"the scan computes in fp32, but was given {[str(array.dtype) for array in arrays]}")
+    return tuple(array.ctypes.data for array in arrays)
+
+
+def _mixer_shape(given: Sequence[tuple[int, ...]]) -> MixerShape:
+    """The sizes, if the inputs agree on them: the kernel reads by address and could not notice."""
+    if len(given) == len(MIXER_INPUTS) and [len(given[index]) for index in (0, 1, 4, 6)] == [3, 2, 2, 2]:
+        (batch, length, _), (channels, taps), rank, states = given[0], given[1], given[4][1], given[6][1]
+        narrow = rank + 2 * states
+        wanted = [
+            *((batch, length, 2 * channels), (channels, taps), (channels,), (narrow, channels), (channels, rank)),
+            *((channels,), (channels, states), (channels,)),
+        ]
+        if list(given) == wanted:
+            return MixerShape(batch, length, channels, states, rank, taps)
+    came = ", ".join(f"{name} {shape}" for name, shape in zip(MIXER_INPUTS, given, strict=False))
+    raise InputError(
+        f"{MIXER_OP}: {came} do not go together; expected uz (B, L, 2E), conv_weight (E, K), conv_bias (E,), x_proj "
+        "(R + 2N, E), dt_proj (E, R), dt_bias (E,), a (E, N), d (E,): export the model again"
+    )

@@ -38,6 +38,7 @@ COMPILE_FLAGS = (
     "-fno-math-errno",
     "-Wno-psabi",
 )
+EXTENSION_FLAGS = ("-DRS4D_TBB", "-D_GLIBCXX_USE_CXX11_ABI=1")  # the wheel's thread pool and its strings
 
 
 def find_compiler() -> str:
@@ -112,7 +113,7 @@ def build_openvino_extension(output_dir: Path = SOURCE_DIR) -> Path:
     compiler, output, wheel = find_compiler(), extension_path(output_dir), _openvino_dir()
     libraries = [_only(wheel / "libs", name) for name in ("libopenvino", "libopenvino_onnx_frontend", "libtbb")]
     flags = [
-        *(*COMPILE_FLAGS, "-DRS4D_TBB", "-D_GLIBCXX_USE_CXX11_ABI=1", "-isystem", str(wheel / "include")),
+        *(*COMPILE_FLAGS, *EXTENSION_FLAGS, "-isystem", str(wheel / "include")),
         *(*map(str, libraries), f"-Wl,-rpath,{wheel / 'libs'}"),
         *(_LINUX_LINK_FLAGS if sys.platform == "linux" else ()),
     ]
@@ -143,12 +144,18 @@ def _openvino_dir() -> Path:
     return Path(spec.origin).resolve().parent
 
 
+def extension_files() -> list[Path]:
+    """The sources of the OpenVINO extension and every header that they may include, sorted."""
+    headers = [path for path in SOURCE_DIR.glob("*.h") if not path.name.startswith("onnxruntime")]
+    return sorted([*headers, *(SOURCE_DIR / name for name in (EXTENSION_SOURCE, *KERNEL_SOURCES))])
+
+
 @functools.cache
 def _source_digest() -> str:
     """Twelve hexadecimal digits over the sources, the flags and the wheel's place, which stands in the extension."""
-    digest = hashlib.sha256(repr((COMPILE_FLAGS, _LINUX_LINK_FLAGS, str(_openvino_dir()))).encode())
-    headers = [path for path in SOURCE_DIR.glob("*.h") if not path.name.startswith("onnxruntime")]
-    for path in sorted([*headers, *(SOURCE_DIR / name for name in (EXTENSION_SOURCE, *KERNEL_SOURCES))]):
+    flags = (COMPILE_FLAGS, EXTENSION_FLAGS, _LINUX_LINK_FLAGS, str(_openvino_dir()))
+    digest = hashlib.sha256(repr(flags).encode())
+    for path in extension_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from rs4d_edge.errors import RuntimeUnavailable
-from rs4d_edge.native.library import HIDE_VARIABLE, NativeUnavailable, native_scan_or_none
+from rs4d_edge.native import build
+from rs4d_edge.native.library import HIDE_VARIABLE, NativeUnavailable
 from rs4d_edge.reference.scan import selective_scan_reference
 from rs4d_edge.runtimes import openvino_scan
+from tests.runtimes.openvino_ways import WAYS, make_core, need_native
 
 BATCH, LENGTH, CHANNELS, STATES = 1, 50, 40, 8
 Array = NDArray[np.float32]
@@ -23,22 +26,13 @@ Array = NDArray[np.float32]
 
 @pytest.fixture(autouse=True)
 def _native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(HIDE_VARIABLE, raising=False)
-    if native_scan_or_none() is None:
-        pytest.skip("the native scan is not built here")
+    need_native(monkeypatch)
 
 
-@pytest.fixture(params=["c++", "python"])
+@pytest.fixture(params=WAYS)
 def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> openvino.Core:
     """A core that knows the scan by one of the two ways."""
-    made = openvino.Core()
-    if request.param == "python":
-        monkeypatch.setattr(openvino_scan, "_compiled_extension_problem", lambda: "hidden by the test")
-        monkeypatch.setattr(openvino_scan, "_warn_once", lambda reason: None)
-    way = openvino_scan.add_scan_extension(made, 2)
-    if way != request.param:
-        pytest.skip(f"the compiled extension cannot be built here: {openvino_scan._compiled_extension_problem()}")
-    return made
+    return make_core(request.param, monkeypatch)
 
 
 def make_inputs() -> dict[str, Array]:
@@ -134,3 +128,30 @@ def test_without_a_compiler_python_takes_over_with_one_warning(monkeypatch: pyte
     finally:
         openvino_scan._compiled_extension_problem.cache_clear()
         openvino_scan._warn_once.cache_clear()
+
+
+def test_the_extension_s_name_changes_with_every_file_that_it_is_built_from() -> None:
+    """What the compiler itself says that it reads of ours, under the flags of the build."""
+    try:
+        compiler = build.find_compiler()
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    wheel = Path(openvino.__file__).parent
+    sources = [build.SOURCE_DIR / name for name in (build.EXTENSION_SOURCE, *build.KERNEL_SOURCES)]
+    flags = [*build.COMPILE_FLAGS, *build.EXTENSION_FLAGS, "-isystem", str(wheel / "include"), "-MM"]
+    done = subprocess.run([compiler, *flags, *map(str, sources)], capture_output=True, text=True, check=True)
+    read = {Path(word).resolve() for word in done.stdout.replace("\\\n", " ").split() if not word.endswith(":")}
+    assert read >= {*sources, build.SOURCE_DIR / "openvino_workspace.h", build.SOURCE_DIR / "parallel.h"}
+    assert read <= set(build.extension_files())
+
+
+def test_a_changed_header_gives_the_extension_another_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for path in build.extension_files():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(build, "SOURCE_DIR", tmp_path)
+    monkeypatch.setattr(build, "_source_digest", build._source_digest.__wrapped__)
+    names = []
+    for text in ("", "// changed\n"):
+        (tmp_path / "openvino_workspace.h").write_text(text)
+        names.append(build.extension_path(tmp_path))
+    assert names[0] != names[1]
