@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
-from rs4d_edge.commands.terminal import run_app
+from rs4d_edge.commands.terminal import run_app, stop_on_signals
 from rs4d_edge.errors import InputError
 from rs4d_edge.evaluation.coco import evaluate
 from rs4d_edge.predictor import Predictor
@@ -112,7 +111,7 @@ def train(
         begun = warm_start(model, init)
         console.print(f"{len(begun.taken)} values from {init}; {len(begun.new)} new ones: {_shortened(begun.new)}")
     trainer = Trainer(model, dataset, settings, out, evaluate=_evaluator(validation, skip_missing), console=console)
-    _stop_on_signals(trainer)
+    stop_on_signals(trainer.stop, console)
     result = trainer.run(resume=resume)
     _report(trainer, result, dataset, validation)
 
@@ -170,18 +169,6 @@ def _evaluator(validation: tuple[Path, Path] | None, skip_missing: bool) -> Eval
             return evaluate(predictor, annotations, images, skip_missing=skip_missing)
 
     return run
-
-
-def _stop_on_signals(trainer: Trainer) -> None:
-    """The first Ctrl-C or SIGTERM saves and ends the run after its present step; the second ends it at once."""
-
-    def handle(number: int, _: object) -> None:
-        console.print("stopping after this step; the run can be continued with --resume")
-        trainer.stop()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
 
 
 def _report(

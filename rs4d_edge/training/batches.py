@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,8 @@ from rs4d_edge.training.augment import AugmentConfig, Image, Sample, Source, aug
 from rs4d_edge.training.instances import ImageRecord, InstanceDataset
 
 ORDER_STREAM, SAMPLE_STREAM = 1, 2  # keep the random numbers of the order and of the samples apart
+
+Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
@@ -114,16 +116,17 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-class Prefetcher:
+class Prefetcher(Generic[Made]):
     """Makes the next batches in background threads; OpenCV and NumPy release the interpreter while they work.
 
-    `plan(step)` gives size and augmentation of a step, or None past the end; it is asked `depth` steps ahead.
+    `plan(step)` gives what `make` takes besides the step (`BatchMaker`: size and augmentation), or None past the end;
+    it is asked `depth` steps ahead.
     """
 
     def __init__(
         self,
-        make: BatchMaker,
-        plan: Callable[[int], tuple[int, AugmentConfig] | None],
+        make: Callable[..., Made],
+        plan: Callable[[int], tuple[Any, ...] | None],
         first_step: int,
         *,
         workers: int = 1,
@@ -131,11 +134,11 @@ class Prefetcher:
     ) -> None:
         self._make, self._plan, self._next = make, plan, first_step
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rs4d-data")
-        self._queue: deque[Future[Batch]] = deque()
+        self._queue: deque[Future[Made]] = deque()
         self._depth = depth
         self.waited_s = 0.0
 
-    def next(self) -> Batch:
+    def next(self) -> Made:
         """The batch of the next step; the time spent waiting for it is added to `waited_s`."""
         self._fill()
         if not self._queue:

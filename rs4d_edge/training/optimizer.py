@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-from rs4d_edge.training.settings import TrainSettings
 
 # The scan's own parameters and the position embedding are scales and offsets, not maps: decay would pull the state's
 # time constants to one value (Mamba's published recipe exempts them too).
 UNDECAYED_NAMES = frozenset({"A_log", "D", "pos_embed"})
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+class OptimizerSettings(Protocol):
+    """What the settings of any kind of run say about its optimiser."""
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+        ...
+
+    @property
+    def final_lr_ratio(self) -> float:
+        """Learning rate at the end, as a share of the peak."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up."""
+        ...
+
+    @property
+    def weight_decay(self) -> float:
+        """AdamW's weight decay."""
+        ...
+
+
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; norms, biases, `A_log`, `D` and `pos_embed` are not decayed."""
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
@@ -27,7 +50,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
 
 
-def learning_rate(settings: TrainSettings, step: int, progress: float) -> float:
+def learning_rate(settings: OptimizerSettings, step: int, progress: float) -> float:
     """Linear warm-up by steps, then half a cosine down to `final_lr_ratio` by progress (0..1)."""
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps

@@ -37,16 +37,25 @@ class RunState:
 
 def save_run_state(state: RunState, folder: Path) -> Path:
     """Writes the state beside its final name, then renames it over the old one."""
+    return write_content({name: getattr(state, name) for name in state.__dataclass_fields__}, folder)
+
+
+def load_run_state(folder: Path) -> RunState:
+    """Reads a state (nothing in it is unpickled but tensors and plain values)."""
+    return RunState(**read_content(folder, STATE_VERSION))
+
+
+def write_content(content: dict[str, Any], folder: Path) -> Path:
+    """Writes the values of any kind of run; `content` holds tensors and plain values, with the `version` among them."""
     path = folder / STATE_NAME
     partial = folder / f".{STATE_NAME}.{os.getpid()}.partial"
-    content = {name: getattr(state, name) for name in state.__dataclass_fields__}
     torch.save(content, partial)
     partial.replace(path)
     return path
 
 
-def load_run_state(folder: Path) -> RunState:
-    """Reads a state (nothing in it is unpickled but tensors and plain values)."""
+def read_content(folder: Path, version: int | str) -> dict[str, Any]:
+    """What `write_content` wrote with that version; `CheckpointError` where there is nothing, or something else."""
     path = folder / STATE_NAME
     if not path.is_file():
         raise CheckpointError(f"there is no run to resume in {folder}: {STATE_NAME} is not there")
@@ -54,6 +63,6 @@ def load_run_state(folder: Path) -> RunState:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"cannot read the run's state {path}: {error}") from error
-    if not isinstance(content, dict) or content.get("version") != STATE_VERSION:
-        raise CheckpointError(f"{path} is no run state of version {STATE_VERSION}; start the run anew")
-    return RunState(**content)
+    if not isinstance(content, dict) or content.get("version") != version:
+        raise CheckpointError(f"{path} is no run state of version {version}; start the run anew")
+    return content

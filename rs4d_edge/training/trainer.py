@@ -118,7 +118,7 @@ class Trainer:
         self._result.steps, self._result.elapsed_s = self._step, self._elapsed()
         return self._result
 
-    def _loop(self, prefetcher: Prefetcher, log: RunLog) -> None:
+    def _loop(self, prefetcher: Prefetcher[Batch], log: RunLog) -> None:
         marks = self._marks_passed(self._progress(self._step))
         while self._progress(self._step) < 1 and not self._stopping:
             started, waited = time.perf_counter(), prefetcher.waited_s
