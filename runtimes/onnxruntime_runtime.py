@@ -1,12 +1,11 @@
 """ONNX Runtime on the CPU, in fp32.
 
-A model's scans run through our kernel where its library was built (see `onnxruntime_scan`), else through the body of
-standard operators that the file carries: the same numbers, several times slower.
+A model's scans run through our kernels, whose library the first such model builds (see `onnxruntime_scan`). Without
+it they run through the bodies of standard operators that the file carries: the same numbers, several times slower.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUnavailable
+from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
-from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel
-
-_log = logging.getLogger(__name__)
+from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel, has_own_nodes
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -41,7 +38,7 @@ def open_model(model_path: Path, *, threads: int | None, precision: str) -> Onnx
 class OnnxRuntime:
     """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`.
 
-    `native_scan` False leaves our kernel out, so that the scans run as on a stock ONNX Runtime.
+    `native_scan` False leaves our kernels out, so that the scans run as on a stock ONNX Runtime.
     """
 
     def __init__(self, model_path: Path, *, threads: int | None = None, native_scan: bool = True) -> None:
@@ -49,11 +46,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads or 0  # 0: as many as the machine has physical cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings name optimisations that did not apply
-        if native_scan:
-            try:
-                add_scan_kernel(options)
-            except RuntimeUnavailable as error:
-                _log.info("scans run through the body in the file: %s", error)
+        if native_scan and has_own_nodes(model_path):
+            add_scan_kernel(options)
         try:
             session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no public base class

@@ -1,25 +1,20 @@
-// ONNX Runtime custom op library: domain "rs4d", op "SelectiveScan" (u, delta, a, b, c, d; attribute reverse) -> y.
+// ONNX Runtime custom op library, domain "rs4d": SelectiveScan and MixerCore, with tensors as scan.h has them.
 //
-// Built with ONNX Runtime's public headers and RS4D_ONNXRUNTIME, linked to nothing of it: the runtime hands its
-// interface over when it loads the library. Work runs on the session's own threads (KernelContext_ParallelFor), so its
-// thread count holds and no second pool competes with it.
-#define ORT_API_MANUAL_INIT
-#include <onnxruntime_cxx_api.h>
-
-#include <array>
-#include <cstdint>
+// Linked to nothing of the runtime, which hands its interface over when it loads the library. Work runs on the threads
+// of the session (KernelContext_ParallelFor), so its thread count holds and no second pool competes with it.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <new>
 #include <string>
-#include <vector>
 
+#include "onnxruntime_op.h"
 #include "onnxruntime_pool.h"
 #include "scan.h"
 
+namespace rs4d::ort {
 namespace {
-
-// What the kernels use of the C interface exists since 1.17; asking for that version lets the library, built with newer
-// headers, load into older runtimes too.
-constexpr uint32_t kApiVersion = 17;
-constexpr const char* kInputs[] = {"u", "delta", "a", "b", "c", "d"};
 
 // The context of the Compute call that this thread is in, for session_parallel_for.
 thread_local OrtKernelContext* current_context = nullptr;
@@ -29,107 +24,140 @@ struct ContextScope {
   ~ContextScope() { current_context = nullptr; }
 };
 
-using Shape = std::vector<int64_t>;
-
-std::string text(const Shape& shape) {
-  std::string out = "(";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + ")";
-}
-
-OrtStatusPtr failure(const std::string& message) {
-  return Ort::GetApi().CreateStatus(ORT_INVALID_ARGUMENT, ("rs4d::SelectiveScan: " + message).c_str());
-}
-
-struct Kernel {
-  explicit Kernel(const OrtKernelInfo* info) {
-    int64_t value = 0;
-    // An absent attribute is the forward scan.
-    if (OrtStatus* status = Ort::GetApi().KernelInfoGetAttribute_int64(info, "reverse", &value)) {
-      Ort::GetApi().ReleaseStatus(status);
+// Memory of one calling thread, kept from node to node and from frame to frame, and shared by all sessions.
+class Workspace {
+ public:
+  float* floats(int64_t count) {
+    if (count > held_) {
+      memory_.reset();
+      held_ = 0;
+      memory_.reset(static_cast<float*>(::operator new(sizeof(float) * static_cast<size_t>(count), kAlignment)));
+      held_ = count;
     }
-    reverse = value != 0;
+    return memory_.get();
   }
 
-  OrtStatusPtr ComputeV2(OrtKernelContext* raw) const {
-    try {
-      return compute(raw);
-    } catch (const Ort::Exception& error) {
-      return failure(error.what());
-    }
-  }
-
-  OrtStatusPtr compute(OrtKernelContext* raw) const {
-    Ort::KernelContext context(raw);
-    std::array<const float*, 6> data{};
-    std::array<Shape, 6> shapes;
-    for (size_t i = 0; i < data.size(); ++i) {
-      const Ort::ConstValue value = context.GetInput(i);
-      data[i] = value.GetTensorData<float>();
-      shapes[i] = value.GetTensorTypeAndShapeInfo().GetShape();
-    }
-    if (shapes[0].size() != 3 || shapes[2].size() != 2) return failure("u " + text(shapes[0]) + ", a " + text(shapes[2]));
-    const int64_t batch = shapes[0][0], length = shapes[0][1], channels = shapes[0][2], states = shapes[2][1];
-    const std::array<Shape, 6> wanted{Shape{batch, length, channels}, Shape{batch, length, channels},
-                                      Shape{channels, states},       Shape{batch, length, states},
-                                      Shape{batch, length, states},  Shape{channels}};
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      if (shapes[i] == wanted[i]) continue;
-      return failure(std::string(kInputs[i]) + " is " + text(shapes[i]) + ", expected " + text(wanted[i]));
-    }
-    float* y = context.GetOutput(0, shapes[0]).GetTensorMutableData<float>();
-    const rs4d_scan_inputs inputs{data[0], data[1], data[2],  data[3],  data[4], data[5],
-                                  batch,   length,  channels, states,   reverse, 0};
-    const ContextScope scope(raw);
-    const int code = rs4d_scan_forward(&inputs, y);
-    return code == RS4D_OK ? nullptr : failure("scan.h error " + std::to_string(code));
-  }
-
-  int32_t reverse = 0;
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* memory) const { ::operator delete(memory, kAlignment); }
+  };
+  std::unique_ptr<float, Free> memory_;
+  int64_t held_ = 0;
 };
 
-struct SelectiveScan : Ort::CustomOpBase<SelectiveScan, Kernel, true> {
-  SelectiveScan() { version = kApiVersion; }
-  const char* GetName() const { return "SelectiveScan"; }
-  size_t GetInputTypeCount() const { return 6; }
-  ONNXTensorElementDataType GetInputType(size_t) const { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
-  size_t GetOutputTypeCount() const { return 1; }
-  ONNXTensorElementDataType GetOutputType(size_t) const { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
+OrtStatus* compute_scan(const Kernel& kernel, OrtKernelContext* context) {
+  const Operator& op = kernel.op;
+  Tensors in;
+  if (OrtStatus* error = op.read(context, in)) return error;
+  const Shape &u = in[0].shape, &a = in[2].shape;
+  if (u.axes != 3 || a.axes != 2) return op.failure("u is " + text(u) + " and a is " + text(a));
+  const int64_t batch = u.sizes[0], length = u.sizes[1], channels = u.sizes[2], states = a.sizes[1];
+  const Shape decay{{channels, states}, 2}, narrow{{batch, length, states}, 3}, skip{{channels}, 1};
+  if (OrtStatus* error = op.check(in, {u, u, decay, narrow, narrow, skip})) return error;
+  float* y = nullptr;
+  if (OrtStatus* error = make_output(context, u, &y)) return error;
+  const rs4d_scan_inputs inputs{in[0].data, in[1].data, in[2].data, in[3].data, in[4].data,     in[5].data,
+                                batch,      length,     channels,   states,     kernel.reverse, 0};
+  const ContextScope scope(context);
+  const int code = rs4d_scan_forward(&inputs, y);
+  return code == RS4D_OK ? nullptr : op.failure("error " + std::to_string(code) + " of scan.h");
+}
 
-  OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
-    *kernel = new Kernel(info);
-    return nullptr;
+OrtStatus* compute_mixer(const Kernel& kernel, OrtKernelContext* context) {
+  thread_local Workspace workspace;
+  const Operator& op = kernel.op;
+  Tensors in;
+  if (OrtStatus* error = op.read(context, in)) return error;
+  const Shape &uz = in[0].shape, &taps = in[1].shape, &dt_proj = in[4].shape, &a = in[6].shape;
+  if (uz.axes != 3 || taps.axes != 2 || dt_proj.axes != 2 || a.axes != 2) {
+    return op.failure("uz is " + text(uz) + ", conv_weight " + text(taps) + ", dt_proj " + text(dt_proj) + ", a " +
+                      text(a));
+  }
+  const int64_t batch = uz.sizes[0], length = uz.sizes[1], channels = a.sizes[0], states = a.sizes[1];
+  const int64_t rank = dt_proj.sizes[1], width = taps.sizes[1];
+  const Shape each{{channels}, 1};
+  const Shapes wanted{Shape{{batch, length, 2 * channels}, 3}, Shape{{channels, width}, 2}, each,
+                      Shape{{rank + 2 * states, channels}, 2}, Shape{{channels, rank}, 2},  each, a, each};
+  if (OrtStatus* error = op.check(in, wanted)) return error;
+  float* y = nullptr;
+  if (OrtStatus* error = make_output(context, Shape{{batch, length, channels}, 3}, &y)) return error;
+  const rs4d_mixer_inputs inputs{in[0].data, in[1].data, in[2].data, in[3].data, in[4].data, in[5].data, in[6].data,
+                                 in[7].data, batch,      length,     channels,   states,     rank,       width, 0};
+  const ContextScope scope(context);
+  const int64_t floats = rs4d_mixer_workspace(&inputs);
+  const int code = floats < 0 ? static_cast<int>(-floats) : rs4d_mixer_core(&inputs, y, workspace.floats(floats));
+  return code == RS4D_OK ? nullptr : op.failure("error " + std::to_string(code) + " of scan.h");
+}
+
+const Operator kOperators[] = {
+    {"SelectiveScan", {"u", "delta", "a", "b", "c", "d"}, 1, compute_scan},
+    {"MixerCore", {"uz", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "a", "d"}, 2, compute_mixer},
+};
+
+// The domain that every session with this library shares. Sessions keep the library loaded, so it outlives them.
+struct Domain {
+  std::mutex lock;
+  OrtCustomOpDomain* made = nullptr;
+
+  ~Domain() {
+    if (made) api->ReleaseCustomOpDomain(made);
   }
 
-  static OrtStatusPtr InferOutputShape(Ort::ShapeInferContext& context) {
-    context.SetOutputShape(0, context.GetInputShape(0));
+  OrtStatus* make(const Api* offered) {
+    const std::lock_guard<std::mutex> guard(lock);
+    if (made && offered != api) return offered->CreateStatus(kFail, "rs4d's operators serve another ONNX Runtime here");
+    if (made) return nullptr;
+    api = offered;
+    OrtCustomOpDomain* domain = nullptr;
+    if (OrtStatus* error = api->CreateCustomOpDomain("rs4d", &domain)) return error;
+    for (const Operator& op : kOperators) {
+      if (OrtStatus* error = api->CustomOpDomain_Add(domain, &op)) {
+        api->ReleaseCustomOpDomain(domain);
+        return error;
+      }
+    }
+    made = domain;
     return nullptr;
   }
 };
+
+// Version 1 of the interface has CreateStatus too, so even a runtime that is too old can be told.
+OrtStatus* refuse(const ApiBase* base) {
+  const std::string version = base->GetVersionString();
+  const std::string least = "1." + std::to_string(kRuntimeMinor);
+  const std::string message = "rs4d's operators need ONNX Runtime " + least + " or newer; this is " + version;
+  return base->GetApi(1)->CreateStatus(kFail, message.c_str());
+}
+
+// Asked before the interface is, because a runtime that lacks the version prints a complaint of its own.
+bool new_enough(const char* version) {
+  int major = 0, minor = 0;
+  return std::sscanf(version, "%d.%d", &major, &minor) == 2 && (major > 1 || minor >= kRuntimeMinor);
+}
 
 }  // namespace
+}  // namespace rs4d::ort
 
 namespace rs4d {
 
 void session_parallel_for(int workers, void (*work)(void* data, size_t worker), void* data) {
-  Ort::KernelContext(current_context).ParallelFor(work, static_cast<size_t>(workers), 0, data);
+  const size_t total = static_cast<size_t>(workers);
+  OrtStatus* error = ort::api->KernelContext_ParallelFor(ort::current_context, work, total, 0, data);
+  if (!error) return;
+  ort::api->ReleaseStatus(error);  // nothing has run; units that are done are not done twice
+  for (size_t worker = 0; worker < total; ++worker) work(data, worker);
 }
 
 }  // namespace rs4d
 
-extern "C" RS4D_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
-  const OrtApi* api = base->GetApi(kApiVersion);
-  if (api == nullptr) return base->GetApi(1)->CreateStatus(ORT_FAIL, "rs4d needs ONNX Runtime 1.17 or newer");
-  Ort::InitApi(api);
-  try {
-    static const SelectiveScan op;
-    static const Ort::CustomOpDomain domain = [] {
-      Ort::CustomOpDomain made("rs4d");
-      made.Add(&op);
-      return made;
-    }();
-    return api->AddCustomOpDomain(options, domain);
-  } catch (const Ort::Exception& error) {
-    return api->CreateStatus(ORT_FAIL, error.what());
-  }
+// What the runtime looks for when it loads a library of operators.
+extern "C" RS4D_EXPORT OrtStatus* RS4D_ORT_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                  const rs4d::ort::ApiBase* base) {
+  using namespace rs4d::ort;
+  static Domain domain;
+  const Api* offered = new_enough(base->GetVersionString()) ? base->GetApi(kApiVersion) : nullptr;
+  if (!offered) return refuse(base);
+  if (OrtStatus* error = domain.make(offered)) return error;
+  return api->AddCustomOpDomain(options, domain.made);
 }
