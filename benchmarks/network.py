@@ -4,7 +4,7 @@
     python -m benchmarks.network --quick     # the nano model alone, two runs, nothing is judged
 
 The unit is one product 4096x256x1024 of the same precision, in OpenVINO or in torch, whichever is faster, timed in the
-same turns. Frames go through the Predictor: a drawn scene, and images of NWPU VHR-10's val.json where the folder of data
+same turns. Frames go through the Predictor: a drawn scene, and images of NWPU VHR-10 where the folder of data
 sets, $RS4D_DATA, holds them. The worst case is the same model without threshold and suppression, so that 100 detections
 leave the network (the Predictor drops those outside of the frame). ONNX Runtime is timed beside OpenVINO. Ratios are
 what can be compared across machines.

@@ -88,14 +88,15 @@ _RULES = (
     (_PROPOSALS, r"proposals$|proposal_scores$"),
     ("RoIAlign", r"roi_features\b"),
     ("box head", r"roi_head\.bbox_head\b|class_logits$|box_deltas$"),
-    (_DETECTIONS, r"(boxes|scores|labels)$"),
-    ("mask head", r"roi_head\.mask_head\b|shared_image_embedding\b|masks\b"),
+    (_DETECTIONS, r"(boxes|scores|labels)\b"),
+    ("mask head", r"roi_head\.mask_head\b|shared_image_embedding\b|masks\b|mask_rows/"),
 )
 GROUPS = (*(group for group, _ in _RULES), OTHER)
 _PATTERNS = tuple((group, re.compile(pattern)) for group, pattern in _RULES)
 _FIRST = "normalise"
 # What follows these modules without being in one: their results are split, selected or added.
 _FOLLOWS = {"rpn": _PROPOSALS, "box head": _DETECTIONS, _IN: _CORE, _OUT: _REST}
+HOLDERS = {"If", "Loop", "Scan", "TensorIterator"}  # kinds of nodes with a graph inside
 _NORM_KINDS = {"MVN", "LayerNormalization"}
 _MOVES = {
     *("Transpose", "Reorder", "ReorderInput", "ReorderOutput", "Convert", "Cast", "Split", "VariadicSplit"),

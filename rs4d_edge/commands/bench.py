@@ -19,6 +19,7 @@ from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.errors import InputError
 from rs4d_edge.frames import Frame, read_image
 from rs4d_edge.layer_times import (
+    HOLDERS,
     LARGE_BYTES,
     NodeTime,
     ProfiledRuntime,
@@ -137,7 +138,8 @@ def _profile(bundle: Bundle, engine: str, threads: int | None, runs: int, frame:
         latency = measure(predictor, frame, runs)
         nodes = middle_mean(runtime.finish()[WARM_UP_RUNS:])
     infer_ms = sorted(latency.runs["infer_ms"])[runs // 4 : runs - runs // 4]
-    return {"infer_ms": float(np.mean(infer_ms)), **_shares(nodes)}
+    inner = any(node.outer for node in nodes)
+    return {"infer_ms": float(np.mean(infer_ms)), "times_inner_nodes": inner, **_shares(nodes)}
 
 
 def _shares(nodes: list[NodeTime]) -> dict[str, Any]:
@@ -161,6 +163,9 @@ def _show_profile(profile: dict[str, Any]) -> None:
         f"{profile['placed_by_order']:.0%} of the time is in nodes whose names tell no module: they are counted where "
         "their neighbours in the order of execution are."
     )
+    whole = sorted({kind["label"] for kind in profile["kinds"]} & HOLDERS)
+    if whole and not profile["times_inner_nodes"]:
+        console.print(f"The engine does not time what is inside of {', '.join(whole)}: it counts with the node.")
 
 
 def _record(

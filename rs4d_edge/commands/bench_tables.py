@@ -47,7 +47,9 @@ def share_table(title: str, shares: list[dict[str, Any]], total_ms: float, most:
 
 def moves_table(moves: list[dict[str, Any]], least_bytes: int, most: int = 20) -> Table:
     """Transposes, reorders, conversions and copies of large tensors, by name."""
-    table = Table("node", "kind", "shape", title=f"Moved without arithmetic, from {least_bytes >> 10} KiB on")
+    table = Table(title=f"Moved without arithmetic, from {least_bytes >> 10} KiB on")
+    for heading in ("node", "kind", "shape"):
+        table.add_column(heading, overflow="fold")  # names are to be looked up in the graph
     for heading in ("MB", "times", "ms"):
         table.add_column(heading, justify="right")
     for move in moves[:most]:
