@@ -16,6 +16,7 @@ from onnx import ModelProto
 from rs4d_edge.bundle import BundleDraft, sha256_of, write_bundle
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.contract import ModelContract
+from rs4d_edge.export.conditional_masks import loop_masks, with_first_masks
 from rs4d_edge.export.graph import example_inputs, fit_model, only_outputs, save_graph, translate
 from rs4d_edge.export.parity import Comparison, compare
 from rs4d_edge.export.recipes import Recipe, ScanForm, Target
@@ -74,7 +75,8 @@ def export_bundle(
         contract = fitted.contract.model_copy(update={"batch": recipe.batch})
         once_s = _time_of_one_run(fitted, recipe.batch)
         progress(Step("translate to ONNX", _translation_s(fitted, once_s)))
-        graph = translate(fitted, recipe.batch)
+        rows = recipe.masks_at_once
+        graph = translate(with_first_masks(fitted, rows) if rows else fitted, recipe.batch)
         progress(Step("write the model"))
         model_path, scan = write_model(only_outputs(graph), recipe, draft.path)
         golden = list(frames) if frames is not None else scene_frames(GOLDEN_FRAMES, recipe.image_size_hw)
@@ -89,7 +91,12 @@ def export_bundle(
 
 
 def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, ScanForm]:
-    """Write the file that the target's runtime opens; answers with its path and how the scan stands in it."""
+    """Write the file that the target's runtime opens; answers with its path and how the scan stands in it.
+
+    If the recipe has the masks made a few at a time, `graph` makes those of the first few detections.
+    """
+    if recipe.masks_at_once:
+        graph = loop_masks(graph, channels_last=recipe.target is Target.CPU)
     path = folder / recipe.target.model_file
     if recipe.target is Target.ONNX:
         return save_graph(graph, path), ScanForm.FUNCTION
@@ -161,6 +168,7 @@ def seal(
         options={
             "scan": scan.value,
             "opset": OPSET,
+            "mask_rows": recipe.masks_at_once,
             "detections_excused_at_the_cut": comparison.excused,
             "detections_moved": len(comparison.moved),
         },

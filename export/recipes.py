@@ -29,6 +29,14 @@ class Target(str, Enum):
         """Name of the file in the bundle that the runtime opens."""
         return {Target.ONNX: "model.onnx", Target.CPU: "model.xml"}[self]
 
+    @property
+    def mask_rows(self) -> int:
+        """For how many detections of a frame the masks are best made at a time, 0 for all rows, found or not.
+
+        Few rows waste little on a frame's last pass; each pass costs some copies of its own.
+        """
+        return {Target.ONNX: 8, Target.CPU: 8}[self]
+
 
 class Precision(str, Enum):
     """In what numbers the model computes.
@@ -60,7 +68,10 @@ _PRECISIONS = {Target.ONNX: (Precision.FP32,), Target.CPU: (Precision.FP32, Prec
 
 
 class Recipe(BaseModel):
-    """One export. `image_size_hw` in pixels, multiples of 16; `batch` frames are run at once."""
+    """One export. `image_size_hw` in pixels, multiples of 16; `batch` frames are run at once.
+
+    `mask_rows` replaces the target's own choice of how many detections of a frame get their masks at a time.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,6 +79,12 @@ class Recipe(BaseModel):
     precision: Precision = Precision.FP32
     image_size_hw: tuple[int, int]
     batch: int = Field(1, ge=1)
+    mask_rows: int | None = Field(None, ge=0)
+
+    @property
+    def masks_at_once(self) -> int:
+        """`mask_rows`, or the target's own."""
+        return self.target.mask_rows if self.mask_rows is None else self.mask_rows
 
     @model_validator(mode="after")
     def _precision_exists(self) -> Recipe:

@@ -15,6 +15,7 @@ from onnx import ModelProto
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.errors import ParityError
 from rs4d_edge.export import pipeline
+from rs4d_edge.export.graph import only_outputs
 from rs4d_edge.export.matching import compare_detections
 from rs4d_edge.export.parity import Comparison
 from rs4d_edge.export.pipeline import ExportResult, Step, export_bundle
@@ -57,6 +58,7 @@ def test_bundle_gives_what_the_model_gives(target: Target, detector: RS4D, once:
     manifest = open_bundle(tmp_path / "bundle").manifest
     assert (manifest.target, manifest.runtime, manifest.precision) == (target.value, target.runtime, "fp32")
     assert manifest.options["scan"] == result.scan.value
+    assert manifest.options["mask_rows"] == target.mask_rows > 0
     assert {file.path.partition("/")[0] for file in manifest.files} <= {
         "model.onnx",
         "model.xml",
@@ -78,7 +80,7 @@ def test_bundle_gives_what_the_model_gives(target: Target, detector: RS4D, once:
 
 def test_prompt_head_on_a_batch_of_another_shape(make_detector: Callable[[HeadType], RS4D], tmp_path: Path) -> None:
     frames = [generate_scene(seed, size).image for seed, size in ((1, (80, 80)), (2, (70, 120)), (3, (64, 64)))]
-    recipe = Recipe(target=Target.ONNX, image_size_hw=(96, 64), batch=2)
+    recipe = Recipe(target=Target.ONNX, image_size_hw=(96, 64), batch=2, mask_rows=3)  # 8 detections: three passes
     result = export(make_detector(HeadType.PROMPT), recipe, tmp_path / "bundle", frames=frames)
     assert result.scan is ScanForm.FUNCTION
     bundle = open_bundle(tmp_path / "bundle")
@@ -91,6 +93,15 @@ def test_prompt_head_on_a_batch_of_another_shape(make_detector: Callable[[HeadTy
         for (_, expected), found in zip(stored, predictor.run_batch(frames), strict=True):
             comparison = compare_detections(expected, found, match_iou=0.9)
             assert comparison.matches and not comparison.lonely
+
+
+@pytest.mark.parametrize(("mask_rows", "loops"), [(None, 1), (0, 0)])
+def test_masks_are_made_in_a_loop_unless_the_recipe_wants_none(
+    mask_rows: int | None, loops: int, translated: ModelProto, tmp_path: Path
+) -> None:
+    recipe = Recipe(target=Target.ONNX, image_size_hw=SIZE_HW, mask_rows=mask_rows)
+    path, _ = pipeline.write_model(only_outputs(translated), recipe, tmp_path)
+    assert [node.op_type for node in onnx.load(path).graph.node].count("Loop") == loops
 
 
 @pytest.mark.parametrize("target", Target)

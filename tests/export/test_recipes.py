@@ -26,3 +26,12 @@ def test_a_recipe_is_frozen() -> None:
     recipe = Recipe(target=Target.ONNX, image_size_hw=(64, 64))
     with pytest.raises(ValueError, match="frozen"):
         recipe.batch = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("target", Target)
+def test_the_target_chooses_how_masks_are_made_and_the_recipe_may_differ(target: Target) -> None:
+    recipe = Recipe(target=target, image_size_hw=(64, 64))
+    assert recipe.masks_at_once == target.mask_rows
+    assert [recipe.model_copy(update={"mask_rows": rows}).masks_at_once for rows in (0, 5)] == [0, 5]
+    with pytest.raises(ValueError, match="mask_rows"):
+        Recipe(target=target, image_size_hw=(64, 64), mask_rows=-1)
