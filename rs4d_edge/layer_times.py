@@ -113,7 +113,7 @@ def group_of(node: NodeTime) -> str | None:
         if pattern.match(name):
             return group
     module, slash, _ = name.partition("/")
-    return OTHER if slash and module != "graph" else None
+    return OTHER if slash and module not in ("", "graph") else None
 
 
 def place(nodes: Sequence[NodeTime]) -> list[tuple[NodeTime, str, bool]]:

@@ -49,6 +49,7 @@ def node(name: str, kind: str = "Add", ms: float = 1.0, outer: str | None = None
         ("some.module/Add", "other"),
         ("graph/TopK", None),
         ("MVN_301", None),
+        ("/QuickGeluFusion/_token_218", None),
     ],
 )
 def test_names_tell_the_group(name: str, group: str | None) -> None:
