@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rs4d_edge.native.library import NativeScan, ScanShape, load_native_scan, native_scan_or_none
+from rs4d_edge.reference.scan_cuda import CudaScan, cuda_scan_or_none, serves_scan
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -89,7 +90,8 @@ def selective_scan(
 ) -> Tensor:
     """The scan by the fastest form for the device, differentiable, one node under torch.export.
 
-    CPU: the native library, else the chunked form. CUDA: mamba_ssm where it is importable, else the chunked form.
+    CPU: the native library, else the chunked form. CUDA: the kernels of `scan_cuda`, else mamba_ssm where it is
+    importable, else the chunked form; gradients there come from the last two.
 
     With `reverse` it runs from the last token to the first. bf16 and fp16 inputs are computed in fp32. Returns
     y (B, L, E) in the dtype of u.
@@ -100,6 +102,8 @@ def selective_scan(
 
 @torch.library.custom_op("rs4d::selective_scan", mutates_args=())
 def _scan_op(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, reverse: bool) -> Tensor:
+    if (kernels := _cuda_for(u, a)) is not None:  # they read bf16 and fp16 as they are
+        return kernels.scan(u, delta, a, b, c, d, reverse=reverse)
     inputs = _computed(u, delta, a, b, c, d)
     native = _native_for(u)
     y = _native_forward(native, inputs, reverse) if native else _plain_form(u.device)(*inputs, reverse)
@@ -162,6 +166,11 @@ _scan_op.register_autograd(_backward, setup_context=_save_for_backward)
 def _native_for(u: Tensor) -> NativeScan | None:
     """The native library where it can compute this: on the CPU, in fp32."""
     return native_scan_or_none() if u.device.type == "cpu" and u.dtype != torch.float64 else None
+
+
+def _cuda_for(u: Tensor, a: Tensor) -> CudaScan | None:
+    """The CUDA kernels where they can compute this."""
+    return cuda_scan_or_none(u.device) if u.device.type == "cuda" and serves_scan(u, a) else None
 
 
 def _computed(*inputs: Tensor) -> tuple[Tensor, ...]:
