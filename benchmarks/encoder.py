@@ -38,6 +38,7 @@ def encoder_bars(results: Sequence[SizeResult], judged: bool) -> list[Bar]:
     """The bars at the judged size, and SAM at the large one."""
     by_size = {result.size: result for result in results}
     at, large = by_size.get(JUDGED_SIZE, results[-1]), by_size.get(LARGE_SIZE)
+    judged = judged and at.size == JUDGED_SIZE
     bars = [bar for precision in ("fp32", "bf16") for bar in precision_bars(at, large, precision, judged)]
     over_openvino = ratio(at.times.get(f"{ORT} fp32"), at.times.get(f"{OURS} fp32"))
     bars.append(Bar(f"ONNX Runtime over OpenVINO, fp32, {at.size} px", AGAINST_OPENVINO, over_openvino, judged=judged))
@@ -133,7 +134,7 @@ def main() -> None:
     options = parse()
     restart_with_quiet_threads()
     torch.set_num_threads(options.threads)
-    console = Console()
+    console = Console(width=120)
     sizes = tuple(options.sizes or (QUICK_SIZES if options.quick else SIZES))
     settings, results = settings_of(options, sizes), []
     with tempfile.TemporaryDirectory(prefix="rs4d-encoder-") as folder:

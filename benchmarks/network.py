@@ -147,7 +147,7 @@ def main() -> None:
     options = parse()
     restart_with_quiet_threads()
     torch.set_num_threads(options.threads)
-    console, runs = Console(), 2 if options.quick else options.runs
+    console, runs = Console(width=120), 2 if options.quick else options.runs
     checkpoints = dict(each.split("=", 1) for each in options.checkpoint)
     frames = sample_frames(640)
     opened: list[tuple[Row, Predictor]] = []
