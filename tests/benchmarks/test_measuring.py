@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.measuring import Bar, Timed, Times, peak_memory_bytes, ratio, take_turns
+from benchmarks.measuring import Bar, Timed, Times, ratio, take_turns
 from tests.house.repository import ROOT
 
 
