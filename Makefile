@@ -47,5 +47,5 @@ types: $(VENV)/.ready-dev
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
-	rm -f rs4d_edge/native/*.so
+	rm -f rs4d_edge/native/*.so rs4d_edge/native/*.fatbin rs4d_edge/native/*.ptx
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

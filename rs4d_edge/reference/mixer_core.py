@@ -21,6 +21,7 @@ from rs4d_edge.errors import InputError
 from rs4d_edge.native.library import MixerShape, NativeScan, native_scan_or_none
 from rs4d_edge.reference.depthwise import directed_conv
 from rs4d_edge.reference.scan import selective_scan
+from rs4d_edge.reference.scan_cuda import cuda_scan_or_none, serves_mixer
 
 INPUTS = ("uz", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "a", "d")
 
@@ -66,9 +67,9 @@ def mixer_core(
 ) -> Tensor:
     """The core by the fastest form for the device, differentiable, one node under torch.export.
 
-    CPU: the native library, else `mixer_core_composed`, which is also the form for float64 and for other devices. bf16
-    and fp16 inputs are computed in fp32. Gradients come from running the composed form again. Returns y in the dtype of
-    uz. Raises InputError for shapes that do not go together.
+    CPU: the native library. CUDA: its kernels around torch's matrix products. Else, and in float64,
+    `mixer_core_composed`. bf16 and fp16 inputs are computed in fp32 on the CPU. Gradients come from running the composed
+    form again. Returns y in the dtype of uz. Raises InputError for shapes that do not go together.
     """
     y: Tensor = torch.ops.rs4d.mixer_core(uz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, d)
     return y
@@ -87,6 +88,8 @@ def _core_op(
 ) -> Tensor:
     inputs = (uz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, d)
     shape = _shape(inputs)
+    if serves_mixer(uz, conv_weight, a) and (kernels := cuda_scan_or_none(uz.device)):
+        return kernels.mixer_core(*inputs)
     native = native_scan_or_none() if uz.device.type == "cpu" and uz.dtype != torch.float64 else None
     with torch.no_grad():
         computed = _computed(inputs)

@@ -21,8 +21,10 @@ DEVICE_PACKAGES = ("numpy", "cv2", "pydantic")
 ENGINES = {
     "rs4d_edge.runtimes.torch_runtime": {"torch"},
     "rs4d_edge.runtimes.onnxruntime_runtime": {"onnxruntime"},
+    "rs4d_edge.runtimes.onnxruntime_profile": {"onnxruntime"},
     "rs4d_edge.runtimes.onnxruntime_scan": {"onnxruntime"},
     "rs4d_edge.runtimes.openvino_runtime": {"openvino"},
+    "rs4d_edge.runtimes.openvino_profile": {"openvino"},
     "rs4d_edge.runtimes.openvino_scan": {"openvino"},
 }
 ALL_ENGINES = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript", "nncf", "tensorrt", "transformers"}
