@@ -67,9 +67,9 @@ def mixer_core(
 ) -> Tensor:
     """The core by the fastest form for the device, differentiable, one node under torch.export.
 
-    CPU: the native library. CUDA: its kernels around torch's matrix products. Else, and in float64,
-    `mixer_core_composed`. bf16 and fp16 inputs are computed in fp32 on the CPU. Gradients come from running the composed
-    form again. Returns y in the dtype of uz. Raises InputError for shapes that do not go together.
+    CPU: the native library. CUDA: its kernels around torch's matrix products. Else, and in float64, the composed form.
+    bf16 and fp16 inputs are computed in fp32 on the CPU. Gradients come from running the composed form again. Returns y
+    in the dtype of uz. Raises InputError for shapes that do not go together.
     """
     y: Tensor = torch.ops.rs4d.mixer_core(uz, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, d)
     return y
