@@ -8,6 +8,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <thread>
 
 #include "onnxruntime_op.h"
 #include "onnxruntime_pool.h"
@@ -23,6 +24,13 @@ struct ContextScope {
   explicit ContextScope(OrtKernelContext* context) { current_context = context; }
   ~ContextScope() { current_context = nullptr; }
 };
+
+// As many as the machine has processors, since the session does not say how many threads it has; those too many find
+// nothing left to do. Asked for once, because the answer is read from a file each time (10 us).
+int workers() {
+  static const int processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return processors;
+}
 
 // Memory of one calling thread, kept from node to node and from frame to frame, and shared by all sessions.
 class Workspace {
@@ -58,7 +66,7 @@ OrtStatus* compute_scan(const Kernel& kernel, OrtKernelContext* context) {
   float* y = nullptr;
   if (OrtStatus* error = make_output(context, u, &y)) return error;
   const rs4d_scan_inputs inputs{in[0].data, in[1].data, in[2].data, in[3].data, in[4].data,     in[5].data,
-                                batch,      length,     channels,   states,     kernel.reverse, 0};
+                                batch,      length,     channels,   states,     kernel.reverse, workers()};
   const ContextScope scope(context);
   const int code = rs4d_scan_forward(&inputs, y);
   return code == RS4D_OK ? nullptr : op.failure("error " + std::to_string(code) + " of scan.h");
@@ -82,8 +90,9 @@ OrtStatus* compute_mixer(const Kernel& kernel, OrtKernelContext* context) {
   if (OrtStatus* error = op.check(in, wanted)) return error;
   float* y = nullptr;
   if (OrtStatus* error = make_output(context, Shape{{batch, length, channels}, 3}, &y)) return error;
-  const rs4d_mixer_inputs inputs{in[0].data, in[1].data, in[2].data, in[3].data, in[4].data, in[5].data, in[6].data,
-                                 in[7].data, batch,      length,     channels,   states,     rank,       width, 0};
+  const rs4d_mixer_inputs inputs{in[0].data, in[1].data, in[2].data, in[3].data, in[4].data,
+                                 in[5].data, in[6].data, in[7].data, batch,      length,
+                                 channels,   states,     rank,       width,      workers()};
   const ContextScope scope(context);
   const int64_t floats = rs4d_mixer_workspace(&inputs);
   const int code = floats < 0 ? static_cast<int>(-floats) : rs4d_mixer_core(&inputs, y, workspace.floats(floats));
