@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -70,3 +71,17 @@ class RunLog:
     def note(self, text: str) -> None:
         """One line above the progress bar."""
         self.console.print(text, soft_wrap=True)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drops the records of steps after `step`, which a resumed run does again, and a line that a kill cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            if json.loads(line).get("step", 0) <= step:
+                kept.append(line + "\n")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
