@@ -36,7 +36,7 @@ def invoke(options: dict[str, str], *more: str) -> Any:
 def fails(options: dict[str, str], *more: str) -> BaseException:
     result = invoke(options, *more)
     assert result.exit_code != 0
-    assert result.exception is not None
+    assert isinstance(result.exception, BaseException)
     return result.exception
 
 
@@ -51,8 +51,8 @@ def test_a_run_leaves_an_encoder_a_card_and_its_figures(
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"no picture")
     image = {"id": 1, "file_name": "x/4.png", "height": 48, "width": 64}
     (tmp_path / "val.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
-    chosen = ("--corruption", "0.1:0.2", "--holdout", "0.25", "--cosine", "0.5", "--no-turns")
-    chosen += ("--cache", str(tmp_path / "cache"), "--leave-out", str(tmp_path / "val.json"))
+    chosen = ["--corruption", "0.1:0.2", "--holdout", "0.25", "--cosine", "0.5", "--no-turns"]
+    chosen += ["--cache", str(tmp_path / "cache"), "--leave-out", str(tmp_path / "val.json")]
     result = invoke(options, *chosen)
     assert result.exit_code == 0, result.exception
     assert "1 files cannot be read and are left out" in result.output
