@@ -45,11 +45,22 @@ def open_model(model_path: Path, *, threads: int | None, precision: str) -> Onnx
 class OnnxRuntime:
     """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`.
 
-    `native_scan` False leaves our kernels out, so that the scans run as on a stock ONNX Runtime.
+    `native_scan` False leaves our kernels out, so that the scans run as on a stock ONNX Runtime. With `profile_prefix`
+    the time of every node is written to a file whose path begins so (see `InferenceSession.end_profiling`).
     """
 
-    def __init__(self, model_path: Path, *, threads: int | None = None, native_scan: bool = True) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        threads: int | None = None,
+        native_scan: bool = True,
+        profile_prefix: Path | None = None,
+    ) -> None:
         options = onnxruntime.SessionOptions()
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_prefix)
         options.intra_op_num_threads = threads or 0  # 0: as many as the machine has physical cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings name optimisations that did not apply
