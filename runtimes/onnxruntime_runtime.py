@@ -17,11 +17,12 @@ from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
 from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel, has_own_nodes
 
-# Measured with two threads on two processors. Idle threads that sleep instead of spinning cost 2 % of a frame on a
-# quiet machine, save 30 % beside six busy processes, and leave the processor to whoever handles the frame next. Work
-# cut into smaller blocks (16 to a thread, not 1) costs nothing and saves another 10 % there. Left alone, because they
-# brought nothing: memory patterns, and binding inputs and outputs. Left alone although it saved 1 to 5 %: flushing
-# denormals, which stays switched on in the caller's thread.
+# For sessions with our kernels, measured with two threads on two processors. Idle threads that sleep instead of
+# spinning cost 2 % of a frame on a quiet machine, save 30 % beside six busy processes, and leave the processor to
+# whoever handles the frame next. Work cut into smaller blocks (16 to a thread, not 1) costs nothing and saves another
+# 10 % there. Bodies, thousands of small nodes, would take half as long again. Left alone, because they brought nothing:
+# memory patterns, and binding inputs and outputs. Left alone although it saved 1 to 5 %: flushing denormals, which
+# stays switched on in the caller's thread.
 _SETTINGS = {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "16"}
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -64,10 +65,9 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads or 0  # 0: as many as the machine has physical cores
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors; warnings name optimisations that did not apply
-        for name, value in _SETTINGS.items():
-            options.add_session_config_entry(name, value)
-        if native_scan and has_own_nodes(model_path):
-            add_scan_kernel(options)
+        if native_scan and has_own_nodes(model_path) and add_scan_kernel(options):
+            for name, value in _SETTINGS.items():
+                options.add_session_config_entry(name, value)
         try:
             session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no public base class
