@@ -13,10 +13,11 @@ The published method follows "the training state" without a formula. This one is
    of the two losses it does not shrink or grow with the scale of the teacher's embedding or with the progress made.
 2. A student that has learnt nothing loses nothing, so its cost is 0 as well: corruption begins only once the clean loss
    lies a share of `learnt_first` below the constant predictor's, and falls back where that is lost again.
-3. The course shall be calm and repeatable. All losses are those of paired passes over the same pictures in evaluation
-   mode, smoothed exponentially; a level moves by at most 1 / `ramp_probes` of its range a probe, in proportion to
-   (target - cost) / target, and stays within [0, most]. Nothing is random; the state is a handful of numbers, saved
-   with the checkpoints.
+3. The course shall be calm and repeatable. All losses are those of paired passes over the same pictures, smoothed
+   exponentially. Each pass has its own batch statistics: a stem's running ones are those of corrupted pictures, by
+   which the clean picture would look the harder one, the cost negative, and the levels would run away. A level moves by
+   at most 1 / `ramp_probes` of its range a probe, in proportion to (target - cost) / target, and stays within [0, most].
+   Nothing is random; the state is a handful of numbers, saved with the checkpoints.
 
 Noise and masking have a level and a cost each. They are learnt at different times: noise is averaged away by the first
 layers, while a hidden patch has to be told from its surroundings, which comes late.

@@ -53,6 +53,15 @@ class DistillBatch(NamedTuple):
         )
 
 
+class _Drawn(NamedTuple):
+    """What is shown at a position: picture, orientation, the generator of a crop, the seed of the corruption."""
+
+    image: UnlabelledImage
+    orientation: int
+    crop: np.random.Generator | None
+    seed: int
+
+
 class SampleMaker:
     """Makes samples and batches of one data set; calls from several threads do not disturb each other."""
 
@@ -75,29 +84,36 @@ class SampleMaker:
         """Samples at positions first to first + count."""
         return self._collate([self._drawn(position) for position in range(first, first + count)])
 
+    def frames(self, first: int, count: int) -> DistillBatch:
+        """The same pictures as `batch`, for the student alone."""
+        samples = [self._drawn(position) for position in range(first, first + count)]
+        frame, valid_hw = _stacked([self._student.frame(self._shown(sample)) for sample in samples])
+        return DistillBatch(frame, valid_hw, tuple(sample.seed for sample in samples), None, None, None)
+
     def plain(self, first: int, count: int) -> DistillBatch:
         """Pictures first to first + count of the list as they are, for measuring."""
-        return self._collate([(self._images[i], 0, None, 0) for i in range(first, first + count)])
+        return self._collate([_Drawn(self._images[i], 0, None, 0) for i in range(first, first + count)])
 
-    def _drawn(self, position: int) -> tuple[UnlabelledImage, int, np.random.Generator | None, int]:
-        """Picture, orientation, generator of the crop, and seed of the corruption at a position."""
+    def _drawn(self, position: int) -> _Drawn:
         epoch, place = divmod(position, len(self._images))
         image = self._images[_order(self._seed, epoch, len(self._images))[place]]
         rng = np.random.default_rng([self._seed, SAMPLE_STREAM, position])
         orientation = int(rng.integers(self._orientations))
         seed = np.random.default_rng([self._seed, CORRUPTION_STREAM, position]).integers(_SEEDS)
-        return image, orientation, rng if self._smallest_crop < 1 else None, int(seed)
+        return _Drawn(image, orientation, rng if self._smallest_crop < 1 else None, int(seed))
 
-    def _collate(self, samples: list[tuple[UnlabelledImage, int, np.random.Generator | None, int]]) -> DistillBatch:
-        pictures = []
-        for image, orientation, rng, _ in samples:
-            picture = oriented(read_rgb(image), orientation)
-            pictures.append(picture if rng is None else _cropped(picture, self._smallest_crop, rng))
+    def _shown(self, sample: _Drawn) -> Frame:
+        """The picture as a sample shows it, in its own size."""
+        picture = oriented(read_rgb(sample.image), sample.orientation)
+        return picture if sample.crop is None else _cropped(picture, self._smallest_crop, sample.crop)
+
+    def _collate(self, samples: list[_Drawn]) -> DistillBatch:
+        pictures = [self._shown(sample) for sample in samples]
         frame, valid_hw = _stacked([self._student.frame(picture) for picture in pictures])
-        seeds = tuple(seed for *_, seed in samples)
+        seeds = tuple(sample.seed for sample in samples)
         if self._cache is None:
             return DistillBatch(frame, valid_hw, seeds, *_stacked([self._teacher.frame(p) for p in pictures]), None)
-        entries = [self._cache.read(Entry(image.sha256, orientation)) for image, orientation, _, _ in samples]
+        entries = [self._cache.read(Entry(sample.image.sha256, sample.orientation)) for sample in samples]
         maps = tuple(torch.stack(column) for column in zip(*entries, strict=True))
         return DistillBatch(frame, valid_hw, seeds, None, None, maps)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from rs4d_edge.errors import InputError, RS4DError
 from rs4d_edge.training.adaptive_corruption import CorruptionCourse, ProbeLosses
+from rs4d_edge.training.batch_norms import own_statistics, share_batch_norms, take_statistics
 from rs4d_edge.training.corruption import Levels, corrupt
 from rs4d_edge.training.distill_samples import DistillBatch
 from rs4d_edge.training.distill_settings import DistillSettings
 from rs4d_edge.training.optimizer import WeightAverage, build_optimizer, learning_rate
-from rs4d_edge.training.shared_norm import share_batch_norms
 from rs4d_edge.training.student import Student, constant_l1, distillation_losses, embedding_l1
 from rs4d_edge.training.teacher_targets import TargetMaker, Targets
 from rs4d_edge.training.teachers import Preprocessing, normalise
@@ -61,7 +62,7 @@ class DistillStep:
         for number in range(passes):
             part = batch.part(number * self.images_per_pass, self.images_per_pass)
             targets = self._targets(part)
-            image = normalise(part.frame.to(self._fabric.device), part.valid_hw, self._preprocessing)
+            image = self._normalised(part)
             if number == 0 and self.course.probe_due(step):
                 self.course.update(self._probe(image, part, targets))
             spoiled = self._spoiled(image, part, self.course.levels)
@@ -73,6 +74,9 @@ class DistillStep:
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / passes
         norm = self._optimise(step)
         return sums, {"lr": rate, "norm": norm, **self.course.figures()}
+
+    def _normalised(self, part: DistillBatch) -> Tensor:
+        return normalise(part.frame.to(self._fabric.device), part.valid_hw, self._preprocessing)
 
     def _spoiled(self, image: Tensor, part: DistillBatch, levels: Levels) -> Tensor:
         return corrupt(image, part.valid_hw, levels, part.seeds, patch_px=self._settings.corruption.patch_px)
@@ -99,27 +103,30 @@ class DistillStep:
 
     @torch.no_grad()
     def _probe(self, image: Tensor, part: DistillBatch, targets: Targets) -> ProbeLosses:
-        """Losses of one pass's pictures over all processes, in evaluation mode."""
-        self._raw.eval()
+        """Losses of one pass's pictures over all processes, each corruption by its own batch's statistics."""
         levels = self.course.levels
         wanted = [Levels(0.0, 0.0), Levels(levels.noise, 0.0), Levels(0.0, levels.mask)]
         found: dict[Levels, Tensor] = {}  # by level, because a level of 0 is the clean picture and needs no pass
         for each in wanted:
             if each not in found:
-                with self._fabric.autocast():
+                with self._fabric.autocast(), own_statistics(self._raw):
                     maps = self._raw(self._spoiled(image, part, each))
                 found[each] = embedding_l1(maps[0], targets.maps[0], targets.cells).mean()
-        self._raw.train()
         losses = torch.stack([found[each] for each in wanted] + [constant_l1(targets.maps[0], targets.cells).mean()])
         if self._fabric.world_size > 1:
             losses = self._fabric.all_reduce(losses, reduce_op="mean")  # type: ignore[assignment]
         return ProbeLosses(*losses.tolist())
 
-    def averaged(self) -> Student:
-        """The student with averaged weights, in evaluation mode; the same object at each call."""
+    def averaged(self, clean: Iterable[DistillBatch]) -> Student:
+        """The student with averaged weights, in evaluation mode; the same object at each call.
+
+        Its batch norms take their statistics from `clean`, batches of pictures that are shown as they are.
+        """
         self._averaged.load_state_dict(self._average.state)
-        student: Student = self._averaged.eval()
-        return student
+        with self._fabric.autocast():
+            take_statistics(self._averaged, map(self._normalised, clean))
+        averaged: Student = self._averaged
+        return averaged
 
     def state(self) -> dict[str, Any]:
         """For the run's state file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from rs4d_edge.training.trainer import METRICS_NAME
 from rs4d_edge.training.unlabelled import UnlabelledImages
 
 ENCODER_NAME = "encoder.safetensors"
+STATISTICS_IMAGES = 64  # thousands of cells each: more would not move a mean or a deviation
 STATE_VERSION = "distillation-1"
 # What may differ between a run and its continuation: length and pace. Everything else decides what a step does.
 FREE_SETTINGS = frozenset({"epochs", "max_minutes", "evaluations", "save_every_steps", "data_workers"})
@@ -196,7 +198,7 @@ class Distiller:
 
     def _evaluate(self, log: RunLog | None) -> None:
         """Measures the averaged student on the pictures kept apart, and writes its encoder."""
-        student = self._train.averaged()
+        student = self._train.averaged(self._clean_batches())
         if self._held_out.images:
             samples, count = self._maker(self._held_out), len(self._held_out.images)
             size = self._train.images_per_pass
@@ -207,6 +209,13 @@ class Distiller:
             metadata = {"step": str(self._step), "distill_settings": self.settings.model_dump_json()}
             teacher = {"teacher": self.teacher.name, "teacher_sha256": self.teacher.fingerprint}
             save_checkpoint(student.encoder, self.out_dir / ENCODER_NAME, {**metadata, **teacher})
+
+    def _clean_batches(self) -> Iterator[DistillBatch]:
+        """Clean pictures for the statistics of batch norms; what all processes see together is what one would see."""
+        share = self._train.images_per_pass
+        together = share * self._fabric.world_size
+        for number in range(max(STATISTICS_IMAGES // together, 1)):
+            yield self._samples.frames(number * together + self._fabric.global_rank * share, share)
 
     def _identity(self) -> dict[str, object]:
         """What a run and its continuation must have in common, by name."""
