@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -90,10 +90,11 @@ def drawn_frames(found: Sequence[int]) -> tuple[Tensor, Tensor]:
     return frames.to(torch.uint8), torch.tensor([SIZE_HW] * BATCH)
 
 
-def loop_body(graph: GraphProto) -> list[NodeProto]:
-    """The nodes of the one loop."""
+def loop_body(graph: GraphProto) -> GraphProto:
+    """The body of the one loop."""
     (loop,) = (node for node in graph.node if node.op_type == "Loop")
-    return list(loop.attribute[0].g.node)
+    body: GraphProto = loop.attribute[0].g
+    return body
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_masks_are_those_of_all_rows_at_once(case: Case, runtime: str, channels_
 def test_only_rows_that_are_found_are_worked_on(case: Case, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     path = save_graph(loop_masks(case.graph), tmp_path / "model.onnx")
-    pools = sum(node.op_type == "RoiAlign" for node in loop_body(loop_masks(case.graph).graph))
+    pools = sum(node.op_type == "RoiAlign" for node in loop_body(loop_masks(case.graph).graph).node)
     for counts, passes in zip(FOUND, PASSES, strict=True):
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
@@ -132,15 +133,21 @@ def test_only_rows_that_are_found_are_worked_on(case: Case, tmp_path: Path) -> N
         assert len([event for event in ran if event["name"].endswith("_kernel_time")]) == passes * pools
 
 
-def test_weights_stay_where_they_are_and_constant_work_outside(case: Case) -> None:
-    looped = loop_masks(case.graph)
-    (loop,) = (node for node in looped.graph.node if node.op_type == "Loop")
-    assert not loop.attribute[0].g.initializer
+def test_every_weight_is_held_once_and_where_it_is_read(case: Case) -> None:
+    looped = loop_masks(case.graph).graph
+    inside, outside = ({held.name: held for held in graph.initializer} for graph in (loop_body(looped), looped))
+    assert not inside.keys() & outside.keys()
     before = {held.name for held in case.graph.graph.initializer}
-    added = [held for held in looped.graph.initializer if held.name not in before]
-    assert sum(held.ByteSize() for held in added) < 2000
+    assert before <= inside.keys() | outside.keys()
+    assert sum(held.ByteSize() for name, held in (inside | outside).items() if name not in before) < 2000
+    read = {name for node in looped.node for name in node.input}
+    assert outside.keys() >= read & (inside | outside).keys(), "the loop holds what is needed outside"
+    assert "roi_head.mask_head.conv_logits.weight" in inside or case.module.config.head is HeadType.PROMPT
+
+
+def test_what_is_the_same_in_each_pass_is_computed_outside(case: Case) -> None:
     moving = {"mask_rows/pass", "mask_rows/go_on", "mask_rows/all"}
-    for node in loop_body(looped.graph):
+    for node in loop_body(loop_masks(case.graph).graph).node:
         assert moving.intersection(node.input), f"{node.name} gives the same in each pass"
         moving.update(node.output)
 
