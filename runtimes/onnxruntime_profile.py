@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
-
-from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure
+from rs4d_edge.errors import ClosedError, InputError
 from rs4d_edge.layer_times import NodeTime
 from rs4d_edge.runtimes.contract import check_file
 from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
@@ -26,7 +24,7 @@ Event = dict[str, Any]
 
 
 def open_profiled(model_path: Path, *, threads: int | None, precision: str) -> ProfiledOnnxRuntime:
-    """Load the model as `onnxruntime_runtime.open_model` does, and once more with the profile switched on."""
+    """Load the model as `onnxruntime_runtime.open_model` does, with the profile switched on."""
     check_file(model_path)
     if precision != "fp32":
         raise InputError(f"onnxruntime runs these models in fp32, not in {precision!r}")
@@ -40,21 +38,18 @@ class ProfiledOnnxRuntime(OnnxRuntime):
     """
 
     def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
-        super().__init__(model_path, threads=threads)
         self._folder = tempfile.TemporaryDirectory(prefix="rs4d-profile-")
-        options = self._require_session().get_session_options()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(self._folder.name, "run"))
         try:
-            session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no public base class
+            super().__init__(model_path, threads=threads, profile_prefix=Path(self._folder.name, "run"))
+        except Exception:
             self._folder.cleanup()
-            raise RuntimeFailure(f"onnxruntime cannot load {model_path} with its profile on: {error}") from error
-        self._session = session
+            raise
 
     def finish(self) -> list[list[NodeTime]]:
         """Close it; the nodes of each run. Only once."""
-        path = self._require_session().end_profiling()
+        if self._session is None:
+            raise ClosedError("this onnxruntime session was closed; open another")
+        path = self._session.end_profiling()
         events = json.loads(Path(path).read_text(encoding="utf-8"))
         self.close()
         return nodes_of_runs(events)
@@ -63,11 +58,6 @@ class ProfiledOnnxRuntime(OnnxRuntime):
         """Let go of the model and of the profile."""
         super().close()
         self._folder.cleanup()
-
-    def _require_session(self) -> onnxruntime.InferenceSession:
-        if self._session is None:
-            raise ClosedError("this onnxruntime session was closed; open another")
-        return self._session
 
 
 def nodes_of_runs(events: Iterable[Event]) -> list[list[NodeTime]]:
