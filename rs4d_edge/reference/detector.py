@@ -136,12 +136,13 @@ class RS4D(nn.Module):
 
     def normalise(self, frame: Tensor, valid_hw: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) RGB -> fp32 (B, 3, H, W) of mean 0 and deviation 1; exactly 0 outside the image."""
-        scaled = (frame.float() - self.pixel_mean) / self.pixel_std
-        rows = torch.arange(frame.shape[1], device=frame.device)[None, :, None, None] < valid_hw[:, 0, None, None, None]
+        channels_first = frame.permute(0, 3, 1, 2)  # while they are bytes: a quarter of the traffic
+        scaled = (channels_first.float() - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        rows = torch.arange(frame.shape[1], device=frame.device)[None, None, :, None] < valid_hw[:, 0, None, None, None]
         columns = (
-            torch.arange(frame.shape[2], device=frame.device)[None, None, :, None] < valid_hw[:, 1, None, None, None]
+            torch.arange(frame.shape[2], device=frame.device)[None, None, None, :] < valid_hw[:, 1, None, None, None]
         )
-        return torch.where(rows & columns, scaled, 0.0).permute(0, 3, 1, 2)
+        return torch.where(rows & columns, scaled, 0.0)
 
     def _pyramid(self, frame: Tensor, valid_hw: Tensor) -> tuple[EncoderMaps, tuple[Tensor, ...], tuple[int, int]]:
         self._check(frame, valid_hw)
