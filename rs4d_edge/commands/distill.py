@@ -51,7 +51,10 @@ def distill(
     warmup: Annotated[int, typer.Option(help="Warm-up steps")] = 200,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay")] = 0.05,
     ema_decay: Annotated[float, typer.Option(help="Decay of the weights' moving average (0: none)")] = 0.998,
-    corruption: Annotated[str, typer.Option(help="adaptive, none, or fixed NOISE:MASK, as 0.1:0.2")] = "adaptive",
+    corruption: Annotated[
+        str, typer.Option(help="adaptive, adaptive:COST, none, or fixed NOISE:MASK, as 0.1:0.2")
+    ] = "adaptive",
+    patch: Annotated[int, typer.Option(help="Side of a hidden patch in pixels")] = 16,
     cosine: Annotated[float, typer.Option(help="Weight of the cosine loss beside L1")] = 0.0,
     layers: Annotated[int, typer.Option(help="Maps in between to learn from as well")] = 0,
     layers_weight: Annotated[float, typer.Option(help="Weight of the loss on those maps")] = 1.0,
@@ -84,7 +87,7 @@ def distill(
         warmup_steps=warmup,
         weight_decay=weight_decay,
         ema_decay=ema_decay,
-        corruption=parse_corruption(corruption),
+        corruption=parse_corruption(corruption, patch),
         loss=_weights(cosine, layers, layers_weight),
         image_size=size,
         turns=turns,

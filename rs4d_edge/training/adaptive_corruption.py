@@ -7,20 +7,24 @@ The published method follows "the training state" without a formula. This one is
    What was learnt is the distance from a predictor that knows each picture's mean embedding but nothing of where things
    are (its loss is `constant`) to the student on clean pictures (`clean`). So the cost of a corruption is
 
-       cost = (corrupted - clean) / (constant - clean)
+       cost = |corrupted - clean| / (constant - clean)
 
-   0 where the student sees through the corruption, 1 where nothing is left of what it learnt. Unlike the plain ratio
-   of the two losses it does not shrink or grow with the scale of the teacher's embedding or with the progress made.
+   0 where the student sees through the corruption, 1 where nothing is left of what it learnt. The amount counts: a
+   student that does better on spoiled pictures has come to expect them, and the clean ones pay for it. Unlike the plain
+   ratio of the two losses it does not depend on the scale of the teacher's embedding or on the progress made.
 2. A student that has learnt nothing loses nothing, so its cost is 0 as well: corruption begins only once the clean loss
    lies a share of `learnt_first` below the constant predictor's, and falls back where that is lost again.
-3. The course shall be calm and repeatable. All losses are those of paired passes over the same pictures, smoothed
-   exponentially. Each pass has its own batch statistics: a stem's running ones are those of corrupted pictures, by
-   which the clean picture would look the harder one, the cost negative, and the levels would run away. A level moves by
-   at most 1 / `ramp_probes` of its range a probe, in proportion to (target - cost) / target, and stays within [0, most].
-   Nothing is random; the state is a handful of numbers, saved with the checkpoints.
+3. The course shall be calm and repeatable. All losses are those of paired passes over the same pictures, each with its
+   own batch statistics (see `batch_norms`), smoothed exponentially. A level moves in proportion to
+   (target - cost) / target, by at most 1 / `ramp_probes` of its range a probe, and stays within [0, most]. Nothing is
+   random; the state is a handful of numbers, saved with the checkpoints.
 
 Noise and masking have a level and a cost each. They are learnt at different times: noise is averaged away by the first
 layers, while a hidden patch has to be told from its surroundings, which comes late.
+
+A level is the strongest corruption in use, and the one that is probed: each picture draws its own between 0 and the
+level. Where all were spoiled alike, a student came to expect that very noise: its cost turned negative while its clean
+loss rose (docs/distillation.md has the figures).
 """
 
 from __future__ import annotations
@@ -72,7 +76,7 @@ class AdaptiveLevel:
         learnt = self._smooth["constant"] - self._smooth["clean"]
         if learnt <= self._settings.learnt_first * self._smooth["constant"]:
             return 1.0
-        return (self._smooth["corrupted"] - self._smooth["clean"]) / learnt
+        return abs(self._smooth["corrupted"] - self._smooth["clean"]) / learnt
 
     def _smoothed(self, *losses: float) -> dict[str, float]:
         """All three start together and share one weight, so that their ratios need no correction of the start."""

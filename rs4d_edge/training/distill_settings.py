@@ -21,18 +21,20 @@ class CorruptionSettings(_Frozen):
 
     `noise` is the deviation of the additive Gaussian noise, in units of the normalised image's (0.1 is the published
     "10 per cent"); `mask` the share of the image's patches, `patch_px` wide, that become the mean colour. Both belong
-    to the mode `fixed`. The other values belong to `adaptive`: see `adaptive_corruption`.
+    to the mode `fixed`. With `spread` each picture draws its own noise and mask ratio between 0 and the level; without,
+    all get the level, as in the published runs. The other values belong to `adaptive`: see `adaptive_corruption`.
     """
 
     mode: CorruptionMode = "adaptive"
     noise: float = Field(0.0, ge=0.0, le=2.0)
     mask: float = Field(0.0, ge=0.0, le=0.9)
     patch_px: int = Field(PATCH_PX, ge=4)
+    spread: bool = True
     most_noise: float = Field(0.5, gt=0.0, le=2.0)
     most_mask: float = Field(0.5, gt=0.0, le=0.9)
     target_cost: float = Field(0.1, gt=0.0, lt=1.0)
-    learnt_first: float = Field(0.1, gt=0.0, lt=1.0)
-    smoothing: float = Field(0.8, ge=0.0, lt=1.0)
+    learnt_first: float = Field(0.05, gt=0.0, lt=1.0)
+    smoothing: float = Field(0.6, ge=0.0, lt=1.0)
     ramp_probes: int = Field(20, ge=1)
     probe_every_steps: int = Field(20, ge=1)
 
@@ -117,17 +119,21 @@ class DistillSettings(_Frozen):
         return 8 if self.turns else 1
 
 
-def parse_corruption(text: str) -> CorruptionSettings:
-    """`adaptive`, `none`, or fixed levels as NOISE:MASK, for instance 0.1:0.2. `InputError` for anything else."""
+def parse_corruption(text: str, patch_px: int = PATCH_PX) -> CorruptionSettings:
+    """`adaptive`, `adaptive:COST`, `none`, or fixed levels as NOISE:MASK, such as 0.1:0.2; else `InputError`."""
+    first, _, second = text.partition(":")
+    values: dict[str, object] = {"patch_px": patch_px}
+    if first == "adaptive":
+        values |= {"mode": "adaptive"} | ({"target_cost": second} if second else {})
+    elif text == "none":
+        values |= {"mode": "none"}
+    else:
+        values |= {"mode": "fixed", "spread": False, "noise": first, "mask": second}
     try:
-        if text in ("adaptive", "none"):
-            return CorruptionSettings.model_validate({"mode": text})
-        noise, separator, mask = text.partition(":")
-        if not separator:
-            raise ValueError("no colon")
-        return CorruptionSettings(mode="fixed", noise=float(noise), mask=float(mask))
-    except (ValueError, ValidationError) as error:
+        return CorruptionSettings.model_validate(values)
+    except ValidationError as error:
         raise InputError(
-            f"corruption {text!r}: expected adaptive, none, or NOISE:MASK with noise in 0..2 and a mask ratio in "
-            "0..0.9, as in 0.1:0.2"
+            f"corruption {text!r} in patches of {patch_px} px: expected adaptive, adaptive:COST with a cost between 0 "
+            "and 1, none, or NOISE:MASK with noise in 0..2 and a mask ratio in 0..0.9, as in 0.1:0.2; patches of at "
+            "least 4 px"
         ) from error

@@ -65,7 +65,7 @@ class DistillStep:
             image = self._normalised(part)
             if number == 0 and self.course.probe_due(step):
                 self.course.update(self._probe(image, part, targets))
-            spoiled = self._spoiled(image, part, self.course.levels)
+            spoiled = self._spoiled(image, part, self.course.levels, spread=self._settings.corruption.spread)
             with self._fabric.no_backward_sync(self._model, enabled=number < passes - 1):
                 losses = distillation_losses(self._model(spoiled), targets.maps, targets.cells, self._settings.loss)
                 total = torch.stack(list(losses.values())).sum()
@@ -78,8 +78,9 @@ class DistillStep:
     def _normalised(self, part: DistillBatch) -> Tensor:
         return normalise(part.frame.to(self._fabric.device), part.valid_hw, self._preprocessing)
 
-    def _spoiled(self, image: Tensor, part: DistillBatch, levels: Levels) -> Tensor:
-        return corrupt(image, part.valid_hw, levels, part.seeds, patch_px=self._settings.corruption.patch_px)
+    def _spoiled(self, image: Tensor, part: DistillBatch, levels: Levels, *, spread: bool) -> Tensor:
+        patch_px = self._settings.corruption.patch_px
+        return corrupt(image, part.valid_hw, levels, part.seeds, patch_px=patch_px, spread=spread)
 
     def _optimise(self, step: int) -> float:
         """Clips and steps; returns the gradient's norm before clipping. A single non-finite gradient is skipped."""
@@ -110,7 +111,7 @@ class DistillStep:
         for each in wanted:
             if each not in found:
                 with self._fabric.autocast(), own_statistics(self._raw):
-                    maps = self._raw(self._spoiled(image, part, each))
+                    maps = self._raw(self._spoiled(image, part, each, spread=False))
                 found[each] = embedding_l1(maps[0], targets.maps[0], targets.cells).mean()
         losses = torch.stack([found[each] for each in wanted] + [constant_l1(targets.maps[0], targets.cells).mean()])
         if self._fabric.world_size > 1:

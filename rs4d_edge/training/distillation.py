@@ -250,4 +250,9 @@ def _student_side(encoder: EncoderConfig, settings: DistillSettings) -> int:
     height, width = encoder.image_size_hw
     if height != width:
         raise InputError(f"the student takes {height}x{width} pixels: expected a square, as its teacher takes")
-    return settings.image_size or height
+    side = settings.image_size or height
+    if side % settings.corruption.patch_px:
+        raise InputError(
+            f"patches of {settings.corruption.patch_px} px do not divide the student's {side} px: use a divisor of it"
+        )
+    return side

@@ -127,7 +127,8 @@ def _preprocessing(folder: Path, model: Any) -> Preprocessing:
         values |= {"mean_rgb": (0.0, 0.0, 0.0), "std_rgb": (255.0, 255.0, 255.0)}
     for key, name in (("image_mean", "mean_rgb"), ("image_std", "std_rgb")):
         if key in content and name not in values:
-            values[name] = tuple(255 * value for value in content[key])
+            # Rounded, so that 255 * 0.224 is SAM's own 57.12 and finds the same cache.
+            values[name] = tuple(round(255 * value, 6) for value in content[key])
     return Preprocessing(**values)
 
 

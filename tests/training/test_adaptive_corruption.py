@@ -78,6 +78,13 @@ def test_it_settles_where_corruption_costs_the_target(slope: float, scale: float
     assert abs(level.level - crossing) <= 0.4 / SETTINGS.ramp_probes
 
 
+def test_a_student_that_prefers_spoiled_pictures_gets_less_of_them() -> None:
+    level = AdaptiveLevel(0.4, SETTINGS)
+    level.level = 0.3
+    assert level.update(clean=1.2, corrupted=1.0, constant=2.0) < 0.3
+    assert level.cost > SETTINGS.target_cost
+
+
 @calmly
 @given(probes, probes)
 def test_a_restored_course_goes_on_as_the_first(

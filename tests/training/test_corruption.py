@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rs4d_edge.errors import InputError
-from rs4d_edge.training.corruption import Levels, corrupt
+from rs4d_edge.training.corruption import Levels, corrupt, spread_levels
 
 SIDE = 64
 FULL = torch.tensor([[SIDE, SIDE]])
@@ -56,6 +56,19 @@ def test_a_sample_depends_on_its_seed_alone() -> None:
     alone = corrupt(images[1:2], FULL, levels, [5], patch_px=16)
     assert torch.equal(together[1:2], alone)
     assert not torch.equal(spoiled(0.2, 0.3, seed=4), spoiled(0.2, 0.3, seed=5))
+
+
+def test_spread_levels_lie_evenly_below_the_levels() -> None:
+    drawn = [spread_levels(Levels(0.2, 0.4), seed) for seed in range(400)]
+    for values, level in ((sorted(d.noise for d in drawn), 0.2), (sorted(d.mask for d in drawn), 0.4)):
+        assert 0 <= values[0] < 0.05 * level
+        assert 0.95 * level < values[-1] <= level
+        assert values[200] == pytest.approx(level / 2, rel=0.15)
+    images, valid_hw = torch.ones(2, 3, SIDE, SIDE), FULL.expand(2, 2)
+    spread = corrupt(images, valid_hw, Levels(0.2, 0.0), [4, 5], patch_px=16, spread=True)
+    for image, seed in zip(spread, (4, 5), strict=True):
+        own = spread_levels(Levels(0.2, 0.0), seed)
+        assert torch.equal(image, corrupt(images[:1], FULL, own, [seed], patch_px=16)[0])
 
 
 def test_one_level_does_not_move_the_other_s_draw() -> None:

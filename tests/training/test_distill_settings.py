@@ -21,10 +21,19 @@ def test_corruption_by_its_name_or_levels(text: str, mode: str, noise: float, ma
     assert (parsed.mode, parsed.noise, parsed.mask) == (mode, noise, mask)
 
 
-@pytest.mark.parametrize("text", ["", "0.1", "a:b", "0.1:0.95", "-0.1:0", "0.1:0.2:0.3", "adaptiv", "nan:0"])
+@pytest.mark.parametrize(
+    "text", ["", "0.1", "a:b", "0.1:0.95", "-0.1:0", "0.1:0.2:0.3", "adaptiv", "nan:0", "adaptive:2"]
+)
 def test_another_corruption_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(InputError, match=r"expected adaptive, none, or NOISE:MASK .* as in 0\.1:0\.2"):
+    with pytest.raises(InputError, match=r"expected adaptive, adaptive:COST .* as in 0\.1:0\.2"):
         parse_corruption(text)
+
+
+def test_the_cost_and_the_patches_can_be_chosen() -> None:
+    parsed = parse_corruption("adaptive:0.2", 32)
+    assert (parsed.mode, parsed.target_cost, parsed.patch_px) == ("adaptive", 0.2, 32)
+    with pytest.raises(InputError, match="patches of 2 px"):
+        parse_corruption("none", 2)
 
 
 def test_contradictions_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from tests.training.tiny_distillation import (
     ColourTeacher,
     begin_corrupted,
     distiller,
+    one_thread,
     write_pictures,
 )
 
@@ -35,12 +37,9 @@ ADAPTIVE = parse_corruption("adaptive").model_copy(update={"probe_every_steps": 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    """Where other processes share the cores, threads of tiny operators wait for each other longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +252,11 @@ def test_a_run_by_time_ends_with_the_rate_annealed(pictures: Path, tmp_path: Pat
     assert result.finished
     assert result.elapsed_s >= 1.0
     assert (tmp_path / ENCODER_NAME).is_file()
+
+
+def test_patches_that_do_not_fit_are_refused_before_the_run(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="patches of 24 px do not divide the student's 64 px"):
+        distiller(pictures, tmp_path, corruption=parse_corruption("0.1:0.1", 24))
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(pictures: Path, tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rs4d_edge.errors import CheckpointError, InputError
+from rs4d_edge.training.distill_settings import LossWeights, parse_corruption
 from rs4d_edge.training.sam_teacher import SamTeacher, open_sam_teacher
 from rs4d_edge.training.teachers import Preprocessing, normalise, normalised_channels, open_teacher
+from rs4d_edge.training.trainer import METRICS_NAME
+from tests.training.tiny_distillation import distiller, one_thread, write_pictures
 
 SIDE = 64
 SHAPE: dict[str, Any] = {
@@ -103,6 +106,7 @@ def test_the_embedding_and_layers_are_those_of_transformers(vision_folder: Path)
 def test_a_whole_sam_teaches_as_its_encoder_alone(vision_folder: Path, whole_folder: Path) -> None:
     whole, alone = open_sam_teacher(whole_folder), open_sam_teacher(vision_folder)
     assert whole.fingerprint == alone.fingerprint
+    assert whole.preprocessing == alone.preprocessing  # one from its file, one from SAM's defaults: one cache
     image = torch.randn(1, 3, SIDE, SIDE)
     assert torch.equal(whole.embed(image, ())[0], alone.embed(image, ())[0])
 
@@ -160,3 +164,17 @@ def test_weights_that_do_not_fit_are_refused(vision_folder: Path, tmp_path: Path
     save_file(state, weights(lacking), metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"neck\.conv1\.weight"):
         open_sam_teacher(lacking)
+
+
+def test_a_student_learns_from_it(vision_folder: Path, tmp_path: Path) -> None:
+    out, layers = tmp_path / "out", LossWeights(layers=0.1, layer_maps=1)
+    teacher = open_teacher(vision_folder)
+    options: dict[str, Any] = {"lr": 1e-2, "ema_decay": 0.8, "loss": layers, "corruption": parse_corruption("0.05:0.1")}
+    run = distiller(
+        write_pictures(tmp_path / "pictures"), out, teacher=teacher, epochs=80, batch=6, turns=False, **options
+    )
+    with one_thread():
+        run.run()
+    train = [json.loads(line) for line in (out / METRICS_NAME).read_text().splitlines()]
+    losses = [record["l1"] for record in train if record["kind"] == "train"]
+    assert losses[-1] < 0.7 * losses[0]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,17 @@ SHARED_RUN: dict[str, Any] = {
     "loss": LossWeights(cosine=0.5, layers=0.5, layer_maps=1),
     "corruption": parse_corruption("adaptive").model_copy(update={"probe_every_steps": 1}),
 }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Where other processes share the cores, threads of tiny operators wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def begin_corrupted(run: Distiller) -> Distiller:
