@@ -11,11 +11,15 @@ namespace rs4d {
 constexpr int64_t kBackwardGroup = 128;
 // Tokens between two stored states in the backward pass: 16 tokens x 16 states x 16 lanes stay in the L1 cache.
 constexpr int64_t kCheckpoint = 16;
-// Tokens that the forward pass takes before moving to the next channels: their rows stay in the L2 cache.
-constexpr int64_t kTile = 64;
-// Floats of state that one unit of forward work keeps on its stack.
-constexpr int64_t kStateFloats = 8192;
+// Tokens that the forward pass takes before moving to the next channels, at most: their rows stay in the L2 cache.
+constexpr int64_t kTile = 32;
 constexpr int64_t kMaxLanes = 16;
+// Floats of state that one unit of forward work keeps on its stack, and its channels at most.
+constexpr int64_t kStateFloats = 8192;
+constexpr int64_t kUnitChannels = 1024;
+// Tokens x states of a tile whose b and c stand once for each lane: 8 kB with 8 lanes. A tile has one token at least.
+constexpr int64_t kWideStates = 128;
+constexpr int64_t kWideFloats = 2 * kStateFloats / kMaxLanes * 8;
 
 // One unit of work: `count` channels from `first` of the sequence `batch`.
 struct Unit {

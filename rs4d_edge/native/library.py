@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rs4d_edge.errors import RuntimeUnavailable
 from rs4d_edge.native.build import LIBRARY_NAME, SOURCE_DIR
 
-ABI_VERSION = 2  # RS4D_ABI_VERSION of scan.h
+ABI_VERSION = 3  # RS4D_ABI_VERSION of scan.h
 HIDE_VARIABLE = "RS4D_NO_NATIVE"
 _CODES = {1: "bad shape", 2: "more states than the kernel's buffers hold", 3: "instruction set not available here"}
 
@@ -76,6 +76,7 @@ class NativeScan:
         library.rs4d_isa.restype = ctypes.c_char_p
         library.rs4d_scan_workspace.restype = ctypes.c_int64
         library.rs4d_scan_forward.argtypes = [ctypes.POINTER(_Inputs), ctypes.c_void_p]
+        library.rs4d_scan_bidirectional.argtypes = [ctypes.POINTER(_Inputs), ctypes.POINTER(ctypes.c_void_p)]
         library.rs4d_scan_workspace.argtypes = [ctypes.POINTER(_Inputs)]
         gradients = ctypes.POINTER(_Gradients)
         library.rs4d_scan_backward.argtypes = [ctypes.POINTER(_Inputs), ctypes.c_void_p, gradients, ctypes.c_void_p]
@@ -104,6 +105,19 @@ class NativeScan:
         """Write y (batch, length, channels) at the address `y`. `threads` 0 takes the machine's default."""
         arguments = _Inputs(*inputs, *shape, reverse, threads)
         self._check(self._library.rs4d_scan_forward(ctypes.byref(arguments), y), str(shape))
+
+    def bidirectional(
+        self,
+        inputs: tuple[tuple[int, ...], tuple[int, ...]],
+        shape: ScanShape,
+        y: tuple[int, int],
+        *,
+        reverse: tuple[bool, bool] = (False, True),
+        threads: int = 0,
+    ) -> None:
+        """Two scans of one shape at the same time, each with its own arrays: `inputs[i]` are scanned into `y[i]`."""
+        pair = (_Inputs * 2)(*(_Inputs(*inputs[i], *shape, reverse[i], threads) for i in (0, 1)))
+        self._check(self._library.rs4d_scan_bidirectional(pair, (ctypes.c_void_p * 2)(*y)), str(shape))
 
     def workspace_floats(self, shape: ScanShape, *, threads: int = 0) -> int:
         """Floats of workspace that `backward` needs."""

@@ -1,5 +1,5 @@
-// The mixer's core for one instruction set, on top of scan_body.h: everything between in_proj and out_proj, tile by tile
-// in the caches. Included inside a namespace after scan_body.h. Rows of scratch are padded to whole blocks of channels.
+// The mixer's core for one instruction set, on top of scan_forward.h: everything between in_proj and out_proj, tile by tile
+// in the caches. Included inside a namespace after scan_forward.h. Rows of scratch are padded to whole blocks of channels.
 
 constexpr int kGemmRows = kLanes == 16 ? 8 : 4;  // with three vectors of columns: the accumulators fit the registers
 constexpr int kGemmVectors = 3;
@@ -138,18 +138,9 @@ inline void write_tile(const rs4d_mixer_inputs& in, const MixerMemory& m, const 
 }
 
 template <int N>
-void scan_tile(const rs4d_mixer_inputs& in, const MixerMemory& m, int64_t tokens, const MixerTile& tile, float* state) {
-  const float* narrow = tile.narrow + in.rank;
-  for (int64_t e = 0; e < m.channels; e += kLanes) {
-    const Rows rows{tile.v + e, tile.delta + e, narrow,     narrow + in.states, tile.y + e,
-                    m.channels, m.narrow,       in.states, tokens,             0,          kLanes};
-    forward_rows<N, true>(rows, m.decay + e * in.states, m.limit + e, m.skip + e, state + e * in.states);
-  }
-}
-
-template <int N>
 void mixer_tiles(const rs4d_mixer_inputs& in, float* y, const MixerMemory& m, const MixerUnit& unit,
                  const MixerTile& tile, float* state) {
+  alignas(64) float wide[kWideFloats];
   const auto same = [](F x) RS4D_INLINE_LAMBDA { return x; };
   const auto step_size = [](F x) RS4D_INLINE_LAMBDA { return softplus(x); };
   for (int64_t step = unit.begin; step < unit.end; step += kMixerTile) {
@@ -157,7 +148,10 @@ void mixer_tiles(const rs4d_mixer_inputs& in, float* y, const MixerMemory& m, co
     convolve_tile(in, m, unit, step, tokens, tile.v);
     multiply(tile.v, m.channels, m.x_proj, m.narrow, m.channels, m.zeros, tile.narrow, tokens, same);
     multiply(tile.narrow, m.narrow, m.dt_proj, m.channels, in.rank, m.dt_bias, tile.delta, tokens, step_size);
-    scan_tile<N>(in, m, tokens, tile, state);
+    const float* narrow = tile.narrow + in.rank;
+    const Rows rows{tile.v,   tile.delta, narrow,    narrow + in.states, tile.y, m.channels,
+                    m.narrow, in.states,  tokens,    0,                  m.channels};
+    scan_rows<N>(rows, {m.decay, m.limit, m.skip, state}, wide);
     write_tile(in, m, unit, step, tokens, tile.y, y);
   }
 }

@@ -27,28 +27,36 @@ int check(const rs4d_scan_inputs& in) {
   return in.states * kMaxLanes > kStateFloats ? RS4D_TOO_MANY_STATES : RS4D_OK;
 }
 
+// `scans` scans of the same sizes, each cut into `groups` runs of `group` channels of each sequence.
 struct Forward {
   const rs4d_scan_inputs* in;
-  float* y;
+  float* const* y;
   const Kernels* kernels;
-  int64_t groups, group;
+  int64_t scans, groups, group;
 };
 
 void forward_body(void* context, int64_t index, int) {
   const Forward& call = *static_cast<const Forward*>(context);
-  const int64_t first = index % call.groups * call.group;
-  const Unit unit{index / call.groups, first, std::min(call.group, call.in->channels - first)};
-  call.kernels->forward(*call.in, call.y, unit);
+  const int64_t scan = index % call.scans, first = index / call.scans % call.groups * call.group;
+  const rs4d_scan_inputs& in = call.in[scan];
+  const Unit unit{index / (call.scans * call.groups), first, std::min(call.group, in.channels - first)};
+  call.kernels->forward(in, call.y[scan], unit);
 }
 
-// Channels of a forward unit: a multiple of the widest vector, few enough for the stack, many enough units for balance.
-int64_t forward_group(const rs4d_scan_inputs& in) {
-  const int64_t blocks = (in.channels + kMaxLanes - 1) / kMaxLanes;
-  const int64_t most = std::max<int64_t>(1, kStateFloats / (kMaxLanes * in.states));
-  const int64_t threads = thread_count(in.threads, in.batch * blocks);
-  const int64_t wanted = (threads * 4 + in.batch - 1) / in.batch;  // groups per sequence for four units a thread
-  const int64_t even = threads == 1 ? blocks : std::max<int64_t>(1, blocks / wanted);
-  return std::min(most, even) * kMaxLanes;
+// Channels of a unit are a multiple of the widest vector, few enough for the stack. One or two threads walk over whole
+// tokens where they can: rows are then read as they lie in memory, each page once. More threads take narrower units,
+// four for each thread, so that none waits long for the last.
+int forward_scans(const rs4d_scan_inputs* in, int64_t scans, float* const* y) {
+  if (in->batch == 0 || in->length == 0) return RS4D_OK;
+  const int64_t blocks = (in->channels + kMaxLanes - 1) / kMaxLanes, sequences = scans * in->batch;
+  const int64_t most = std::max<int64_t>(1, std::min(kStateFloats / in->states, kUnitChannels) / kMaxLanes);
+  const int64_t threads = thread_count(in->threads, sequences * blocks);
+  const int64_t few = sequences % threads ? threads : 1, many = (threads * 4 + sequences - 1) / sequences;
+  const int64_t groups = std::min(blocks, std::max((blocks + most - 1) / most, threads <= 2 ? few : many));
+  const int64_t group = (blocks + groups - 1) / groups;
+  Forward call{in, y, kernels_in_use(), scans, (blocks + group - 1) / group, group * kMaxLanes};
+  parallel_for(static_cast<int>(threads), sequences * call.groups, forward_body, &call);
+  return RS4D_OK;
 }
 
 // The backward pass's workspace: partial sums, then one scratch per thread.
@@ -140,11 +148,14 @@ int rs4d_select_isa(const char* name) {
 
 int rs4d_scan_forward(const rs4d_scan_inputs* inputs, float* y) {
   if (const int error = check(*inputs)) return error;
-  if (inputs->batch == 0 || inputs->length == 0) return RS4D_OK;
-  const int64_t group = forward_group(*inputs), groups = (inputs->channels + group - 1) / group;
-  Forward call{inputs, y, kernels_in_use(), groups, group};
-  parallel_for(inputs->threads, inputs->batch * groups, forward_body, &call);
-  return RS4D_OK;
+  return forward_scans(inputs, 1, &y);
+}
+
+int rs4d_scan_bidirectional(const rs4d_scan_inputs pair[2], float* const y[2]) {
+  if (const int error = check(pair[0])) return error;
+  const bool same = pair[0].batch == pair[1].batch && pair[0].length == pair[1].length &&
+                    pair[0].channels == pair[1].channels && pair[0].states == pair[1].states;
+  return same ? forward_scans(pair, 2, y) : RS4D_BAD_SHAPE;
 }
 
 int64_t rs4d_scan_workspace(const rs4d_scan_inputs* inputs) {

@@ -14,7 +14,7 @@
 
 #include <stdint.h>
 
-#define RS4D_ABI_VERSION 2
+#define RS4D_ABI_VERSION 3
 
 #if defined(_WIN32)
 #define RS4D_EXPORT __declspec(dllexport)
@@ -50,6 +50,10 @@ RS4D_EXPORT int rs4d_select_isa(const char* name);
 
 /* Writes y. Allocates nothing. */
 RS4D_EXPORT int rs4d_scan_forward(const rs4d_scan_inputs* inputs, float* y);
+
+/* Two scans of the same sizes in one parallel loop, writing y[0] and y[1]: both directions of a layer, each with its
+ * own arrays and its own `reverse`. The first one's `threads` counts. Allocates nothing. */
+RS4D_EXPORT int rs4d_scan_bidirectional(const rs4d_scan_inputs pair[2], float* const y[2]);
 
 /* Floats of workspace that rs4d_scan_backward needs for these shapes and this thread count; negative: error code. */
 RS4D_EXPORT int64_t rs4d_scan_workspace(const rs4d_scan_inputs* inputs);

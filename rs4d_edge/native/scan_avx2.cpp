@@ -7,6 +7,8 @@
 #include "kernels.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -14,13 +16,14 @@
 #pragma GCC target("avx2,fma")
 #endif
 
-#define RS4D_VECTOR_BYTES 32
-
 namespace rs4d {
 namespace {
 #include "exponential.h"
-#include "simd_vector.h"
-#include "scan_body.h"
+#include "simd_avx2.h"
+#include "scan_rows.h"
+#include "scan_memory.h"
+#include "scan_forward.h"
+#include "scan_backward.h"
 #include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d

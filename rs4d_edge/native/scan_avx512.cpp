@@ -20,7 +20,10 @@ namespace rs4d {
 namespace {
 #include "exponential.h"
 #include "simd_avx512.h"
-#include "scan_body.h"
+#include "scan_rows.h"
+#include "scan_registers.h"
+#include "scan_forward.h"
+#include "scan_backward.h"
 #include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d

@@ -1,4 +1,4 @@
-// RS4D_VECTOR_BYTES wide fp32 lanes through the compiler's vector types: AVX2, NEON, SSE2, or plain scalar code.
+// RS4D_VECTOR_BYTES wide fp32 lanes through the compiler's vector types: NEON, SSE2, or plain scalar code.
 // Included inside a namespace, after any `#pragma GCC target`.
 
 struct Simd {
@@ -40,7 +40,7 @@ struct Simd {
   // added to the exponent. Clamped just below the normal range: what comes out there is flushed to zero.
   RS4D_INLINE static F exp2_product(F x, F y) {
     const F product = x * y;
-    const F t = product > set(-126.5f) ? product : set(-126.5f);
+    const F t = product > set(kLowestExponent) ? product : set(kLowestExponent);
     const F shifted = t + set(kRoundMagic);
     const F r = t - (shifted - set(kRoundMagic));
     return reinterpret_cast<F>(reinterpret_cast<I>(exp2_polynomial<Simd>(r)) +

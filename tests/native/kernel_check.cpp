@@ -26,7 +26,11 @@ static double check(long length, long channels, long states, bool reverse) {
   in.u = u.data(), in.delta = delta.data(), in.a = a.data(), in.b = b.data(), in.c = c.data(), in.d = d.data();
   in.batch = 1, in.length = length, in.channels = channels, in.states = states;
   in.reverse = reverse, in.threads = 2;
-  if (rs4d_scan_forward(&in, y.data()) != RS4D_OK) return 1.0;
+  const rs4d_scan_inputs pair[2] = {in, in};
+  Floats first(length * channels), second(length * channels);
+  float* const both[2] = {first.data(), second.data()};
+  if (rs4d_scan_forward(&in, y.data()) != RS4D_OK || rs4d_scan_bidirectional(pair, both) != RS4D_OK) return 1.0;
+  if (first != y || second != y) return 1.0;
   double error = 0.0, largest = 0.0;
   for (long e = 0; e < channels; ++e) {
     std::vector<double> h(states, 0.0);

@@ -68,6 +68,14 @@ def run(scan: NativeScan, inputs: list[Array], *, reverse: bool = False, threads
     return y
 
 
+def run_pair(scan: NativeScan, pair: list[list[Array]], reverse: tuple[bool, bool], threads: int) -> list[Array]:
+    ys = [np.full_like(inputs[0], np.nan) for inputs in pair]
+    first, second = (tuple(x.ctypes.data for x in inputs) for inputs in pair)
+    addresses = ys[0].ctypes.data, ys[1].ctypes.data
+    scan.bidirectional((first, second), shape_of(pair[0]), addresses, reverse=reverse, threads=threads)
+    return ys
+
+
 def run_backward(scan: NativeScan, inputs: list[Array], grad_y: Array, *, threads: int) -> list[Array]:
     shape = shape_of(inputs)
     gradients = [np.full_like(x, np.nan) for x in inputs]
@@ -84,6 +92,28 @@ def test_agrees_with_float64(scan: NativeScan, shape: ScanShape, reverse: bool) 
     wanted = expected(inputs, reverse)
     difference = np.abs(run(scan, inputs, reverse=reverse) - wanted).max()
     assert difference <= 1e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("shape", [*SHAPES, ScanShape(2, 40, 1100, 16)], ids=str)
+def test_two_scans_at_once_are_those_two_scans(scan: NativeScan, shape: ScanShape, threads: int) -> None:
+    pair = [make_inputs(shape, seed) for seed in (0, 1)]
+    for reverse in ((False, True), (True, True)):
+        ys = run_pair(scan, pair, reverse, threads)
+        for y, inputs, backwards in zip(ys, pair, reverse, strict=True):
+            np.testing.assert_array_equal(y, run(scan, inputs, reverse=backwards, threads=1))
+
+
+@pytest.mark.parametrize("states", [4, 6, 8, 16])
+@pytest.mark.parametrize("huge", [200.0, 1e30])
+def test_a_huge_step_leaves_the_other_channels_alone(scan: NativeScan, states: int, huge: float) -> None:
+    """Where one step is too large for the way without clamps, its whole block of channels takes the other one."""
+    inputs = make_inputs(ScanShape(1, 50, 48, states))
+    plain = run(scan, inputs)
+    inputs[1][0, 20, 5] = huge
+    y, wanted = run(scan, inputs), expected(inputs, False)
+    np.testing.assert_array_equal(np.delete(y, 5, axis=2), np.delete(plain, 5, axis=2))
+    assert np.abs(y - wanted).max() <= 1e-6 * np.abs(wanted).max()
 
 
 def test_a_long_sequence_stays_exact(scan: NativeScan) -> None:
@@ -156,8 +186,11 @@ def test_gradients_are_the_slopes(scan: NativeScan) -> None:
 
 
 def test_too_many_states_are_refused(scan: NativeScan) -> None:
+    inputs = make_inputs(ScanShape(1, 2, 1, 1025))
     with pytest.raises(RuntimeUnavailable, match="more states"):
-        run(scan, make_inputs(ScanShape(1, 2, 1, 1025)))
+        run(scan, inputs)
+    with pytest.raises(RuntimeUnavailable, match="more states"):
+        run_pair(scan, [inputs, inputs], (False, True), 2)
 
 
 def test_an_unknown_instruction_set_is_refused(scan: NativeScan) -> None:
