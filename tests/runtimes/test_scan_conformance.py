@@ -61,7 +61,8 @@ FP32_FORMS = [name for name, form in FORMS.items() if form.single]
 DENORMAL_FLOOR = 1e-36  # the kernels count denormals as zero
 # Against the sum of the magnitudes of what is added up, so that no token hides behind a larger one: 3e-6 in all forms.
 TERMS_LIMIT = 1e-5
-FEW_TOKENS = 8  # all outputs of so few tokens may have lost most of what was added up to them
+# All outputs of so few tokens may have lost most of what was added up to them, and so may the core's b and c.
+FEW_TOKENS, FEW_TOKENS_FACTOR = 8, 4
 
 PROFILE = settings(
     derandomize=True,
@@ -73,6 +74,8 @@ PROFILE = settings(
 
 def assert_exact(op: str, form: Form, case: Case, limit: float) -> None:
     """Finite, and within `limit` of the largest magnitude; of a scan in fp32, every number for itself too."""
+    few = case.shape.length <= FEW_TOKENS
+    limit *= FEW_TOKENS_FACTOR if few and op == MIXER_OP else 1
     inputs = [torch.from_numpy(array).to(form.dtype).float() for array in make_inputs(op, case)]
     outputs = form.compute(op, [x.numpy() for x in inputs])
     for output, (wanted, terms) in zip(outputs, exact_outputs(op, [x.double() for x in inputs]), strict=True):
@@ -81,7 +84,7 @@ def assert_exact(op: str, form: Form, case: Case, limit: float) -> None:
         assert wanted.isfinite().all()
         assert y.isfinite().all(), "not finite"
         error = (y - wanted).abs()
-        largest = (wanted if case.shape.length > FEW_TOKENS else terms).abs().max()
+        largest = (terms if few else wanted).abs().max()
         message = f"largest error {float(error.max()):.2e}, largest magnitude {float(largest):.2e}"
         assert error.max() <= limit * largest + DENORMAL_FLOOR, message
         if form.single and op == SCAN_OP:
@@ -94,7 +97,7 @@ def hold(op: str, form: Form, phases: Sequence[Phase] = tuple(Phase)) -> None:
     largest = (1e10,) if op == SCAN_OP else (30.0,) if form.exact_tails else ()
     cases = all_cases(shapes, [*SMALL_SCALES, *largest]) if form.single else ordinary_cases(shapes)
 
-    @settings(PROFILE, max_examples=40, phases=phases)
+    @settings(PROFILE, max_examples=30, phases=phases)
     @given(cases)
     def check(case: Case) -> None:
         assert_exact(op, form, case, form.limits[op])
