@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,35 +130,41 @@ def settings_of(options: argparse.Namespace, sizes: Sequence[int]) -> Settings:
     return Settings(options.threads, min(2, options.runs), max(sizes), 1, LARGE_SIZE, depth=2, sam_layers=3)
 
 
-def main() -> None:
-    """Measure, print, and write what is asked for."""
-    options = parse()
-    restart_with_quiet_threads()
-    torch.set_num_threads(options.threads)
-    console = Console(width=120)
-    sizes = tuple(options.sizes or (QUICK_SIZES if options.quick else SIZES))
-    settings, results = settings_of(options, sizes), []
-    with tempfile.TemporaryDirectory(prefix="rs4d-encoder-") as folder:
-        for size in sizes:
-            console.print(f"{size} pixels ...")
-            results.append(measure_size(size, settings, Path(folder)))
-    bars = encoder_bars(results, judged=not options.quick)
-    record: dict[str, Any] = {
+def make_record(results: Sequence[SizeResult], options: argparse.Namespace) -> dict[str, Any]:
+    """What is written as JSON, of the sizes that are measured so far."""
+    return {
         "benchmark": "encoder",
         "machine": machine_record(("openvino", "onnxruntime", "torch", "transformers")),
         "isa": load_native_scan().isa,
         "threads": options.threads,
         "quick": options.quick,
         "sizes": [result.record() for result in results],
-        "bars": [bar.record() for bar in bars],
+        "bars": [bar.record() for bar in encoder_bars(results, judged=not options.quick)],
         "notes": notes(results),
     }
+
+
+def main() -> None:
+    """Measure, print, and write what is asked for; the record after every size, so that little is lost."""
+    options = parse()
+    restart_with_quiet_threads()
+    torch.set_num_threads(options.threads)
+    console = Console(width=120)
+    sizes = tuple(options.sizes or (QUICK_SIZES if options.quick else SIZES))
+    settings = settings_of(options, sizes)
+    results: list[SizeResult] = []
+    with tempfile.TemporaryDirectory(prefix="rs4d-encoder-") as folder:
+        for size in sizes:
+            begin = time.perf_counter()
+            results.append(measure_size(size, settings, Path(folder)))
+            record = make_record(results, options)
+            if options.json is not None:
+                write_json(record, options.json)
+            console.print(f"{size} pixels: measured in {time.perf_counter() - begin:.0f} s")
     console.print(results_table(results))
-    console.print(bars_table(bars))
+    console.print(bars_table(encoder_bars(results, judged=not options.quick)))
     for line in record["notes"]:
         console.print(line)
-    if options.json is not None:
-        write_json(record, options.json)
     if options.plot is not None:
         draw(record, options.plot)
 

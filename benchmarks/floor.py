@@ -21,6 +21,7 @@ from rs4d_edge.reference.config import EncoderConfig
 from rs4d_edge.runtimes.openvino_runtime import compile_options
 
 Call = Callable[[], object]
+Array = npt.NDArray[np.float32]
 GEMM = (4096, 256, 1024)  # rows, inputs, outputs: in_proj of the base encoder at 1024x1024
 
 
@@ -63,19 +64,24 @@ def openvino_patches(config: EncoderConfig, precision: str, threads: int) -> Cal
 
 
 def native_scan(tokens: int, channels: int, states: int, threads: int) -> Call:
-    """Both directions of one layer by the native kernel, in fp32 as in every precision."""
+    """Both directions of one layer, each with inputs of its own, by the native kernel; fp32 as in every precision."""
     native, shape = load_native_scan(), ScanShape(1, tokens, channels, states)
-    delta = np.random.default_rng(0).uniform(1e-3, 0.1, (tokens, channels)).astype(np.float32)
-    a = -np.tile(np.arange(1, states + 1, dtype=np.float32), (channels, 1))
-    arrays = [_normal(tokens, channels), delta, a, _normal(tokens, states), _normal(tokens, states), _normal(channels)]
+    a, d = -np.tile(np.arange(1, states + 1, dtype=np.float32), (channels, 1)), _normal(channels)
+    arrays = [_scan_inputs(tokens, channels, states, a, d) for _ in range(2)]
     results = [np.empty((tokens, channels), np.float32) for _ in range(2)]
 
     def both() -> None:
-        addresses = tuple(array.ctypes.data for array in arrays)
-        for result, reverse in zip(results, (False, True), strict=True):
-            native.forward(addresses, shape, result.ctypes.data, reverse=reverse, threads=threads)
+        ahead, back = (tuple(array.ctypes.data for array in each) for each in arrays)
+        ahead_y, back_y = (result.ctypes.data for result in results)
+        native.bidirectional((ahead, back), shape, (ahead_y, back_y), threads=threads)
 
     return both
+
+
+def _scan_inputs(tokens: int, channels: int, states: int, a: Array, d: Array) -> list[Array]:
+    """u, delta, a, b, c, d; step sizes as at the start of training."""
+    delta = np.random.default_rng(0).uniform(1e-3, 0.1, (tokens, channels)).astype(np.float32)
+    return [_normal(tokens, channels), delta, a, _normal(tokens, states), _normal(tokens, states), d]
 
 
 def _request(result: openvino.Node, source: openvino.Node, precision: str, threads: int) -> Call:
@@ -95,7 +101,7 @@ def _tensor(values: npt.NDArray[np.float32], precision: str) -> openvino.Tensor:
     return openvino.Tensor(halves, list(values.shape), openvino.Type.bf16)
 
 
-def _normal(*shape: int) -> npt.NDArray[np.float32]:
+def _normal(*shape: int) -> Array:
     return np.random.default_rng(len(shape)).standard_normal(shape, dtype=np.float32)
 
 
