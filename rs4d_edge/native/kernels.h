@@ -33,25 +33,26 @@ struct Partials {
   float* scratch;
 };
 
-// Tokens of a tile of the mixer's core.
+// Tokens of a tile of the mixer's core: its rows stay in the L2 cache.
 constexpr int64_t kMixerTile = 32;
 
-// The mixer's weights as the kernels read them, and the padded widths. The arrays from x_proj on are one run of `packed`
-// floats. x_proj (channels, narrow), dt_proj (rank, channels), conv_weight (taps, channels), decay as in the scan.
+// The mixer's weights as the kernels read them, and the padded widths. The arrays from x_proj on are one run of
+// `packed` floats. x_proj (channels, narrow), dt_proj (rank, channels), conv_weight (taps, channels), decay as in the
+// scan.
 struct MixerMemory {
   float *x_proj, *dt_proj, *conv_weight, *conv_bias, *dt_bias, *skip, *zeros, *decay, *limit;
   int64_t channels, narrow, packed;
 };
 
-// One direction of the sequence `batch` over the tokens [begin, end), counted in scan order.
+// One direction of the sequence `batch` over the tokens [begin, end) in scan order, and `channels` from `first` on.
 struct MixerUnit {
-  int64_t batch, begin, end;
+  int64_t batch, begin, end, first, channels;
   bool reverse, second_half;
 };
 
-// A thread's rows of one tile: v, delta and y (tokens, channels), narrow (tokens, narrow).
-struct MixerTile {
-  float *v, *delta, *y, *narrow;
+// Rows of the tokens from a unit's `begin` on: v and delta (tokens, channels), narrow (tokens, narrow): dt, b and c.
+struct MixerRows {
+  float *v, *delta, *narrow;
 };
 
 struct Kernels {
@@ -60,8 +61,10 @@ struct Kernels {
   void (*backward)(const rs4d_scan_inputs& inputs, const float* grad_y, const rs4d_scan_gradients& gradients,
                    const Unit& unit, const Partials& partials);
   void (*mixer_prepare)(const rs4d_mixer_inputs& inputs, const MixerMemory& memory);
-  void (*mixer)(const rs4d_mixer_inputs& inputs, float* y, const MixerMemory& memory, const MixerUnit& unit,
-                const MixerTile& tile, float* state);
+  void (*mixer_project)(const rs4d_mixer_inputs& inputs, const MixerMemory& memory, const MixerUnit& unit,
+                        const MixerRows& rows);
+  void (*mixer_scan)(const rs4d_mixer_inputs& inputs, float* y, const MixerMemory& memory, const MixerUnit& unit,
+                     const MixerRows& rows, float* state);
 };
 
 const Kernels* kernels_in_use();

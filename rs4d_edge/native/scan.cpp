@@ -170,8 +170,9 @@ int rs4d_scan_backward(const rs4d_scan_inputs* inputs, const float* grad_y, cons
   float *b = workspace, *c = b + layout.b, *a = c + layout.b, *d = a + layout.a;
   Backward call{inputs, grad_y, gradients, kernels_in_use(), layout, b, c, a, d, d + layout.d};
   if (inputs->length == 0) std::fill(a, call.scratch, 0.0f);
-  if (inputs->length) parallel_for(static_cast<int>(layout.threads), inputs->batch * layout.groups, backward_body, &call);
-  parallel_for(static_cast<int>(layout.threads), inputs->batch, fold_body, &call);
+  const int threads = static_cast<int>(layout.threads);
+  if (inputs->length) parallel_for(threads, inputs->batch * layout.groups, backward_body, &call);
+  parallel_for(threads, inputs->batch, fold_body, &call);
   sum_parts(a, inputs->batch, inputs->channels * inputs->states, gradients->a);
   sum_parts(d, inputs->batch, inputs->channels, gradients->d);
   return RS4D_OK;

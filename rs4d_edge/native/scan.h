@@ -62,7 +62,7 @@ RS4D_EXPORT int64_t rs4d_scan_workspace(const rs4d_scan_inputs* inputs);
 RS4D_EXPORT int rs4d_scan_backward(const rs4d_scan_inputs* inputs, const float* grad_y,
                                    const rs4d_scan_gradients* gradients, float* workspace);
 
-/* The core of a Mamba-1 mixer, all that stands between in_proj and out_proj, in both directions with one set of weights:
+/* The core of a Mamba-1 mixer, all between in_proj and out_proj, in both directions with one set of weights:
  *
  *   v = SiLU(conv(u))   [dt, b, c] = v x_proj^T   delta = softplus(dt dt_proj^T + dt_bias)   s = scan(v, delta, b, c)
  *   y = (s_forward + s_reverse) / 2 * SiLU(z)
@@ -75,7 +75,7 @@ typedef struct rs4d_mixer_inputs {
   const float *dt_proj, *dt_bias;       /* (channels, rank), (channels) */
   const float *a, *d;                   /* (channels, states) negative, (channels) */
   int64_t batch, length, channels, states, rank, taps;
-  int32_t threads; /* no more than 2 * batch are used */
+  int32_t threads; /* with more than 2 * batch, the workspace is larger */
 } rs4d_mixer_inputs;
 
 /* Floats of workspace that rs4d_mixer_core needs for these sizes and this thread count; negative: error code. */

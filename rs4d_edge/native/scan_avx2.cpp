@@ -24,6 +24,8 @@ namespace {
 #include "scan_memory.h"
 #include "scan_forward.h"
 #include "scan_backward.h"
+#include "mixer_math.h"
+#include "mixer_multiply.h"
 #include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
@@ -35,7 +37,7 @@ namespace {
 #endif
 
 const rs4d::Kernels* rs4d::avx2_kernels() {
-  static const Kernels kernels{"avx2", forward, backward, mixer_prepare, mixer};
+  static const Kernels kernels{"avx2", forward, backward, mixer_prepare, mixer_project, mixer_scan};
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 #else

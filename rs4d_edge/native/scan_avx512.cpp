@@ -24,6 +24,8 @@ namespace {
 #include "scan_registers.h"
 #include "scan_forward.h"
 #include "scan_backward.h"
+#include "mixer_math.h"
+#include "mixer_multiply.h"
 #include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
@@ -35,7 +37,7 @@ namespace {
 #endif
 
 const rs4d::Kernels* rs4d::avx512_kernels() {
-  static const Kernels kernels{"avx512", forward, backward, mixer_prepare, mixer};
+  static const Kernels kernels{"avx512", forward, backward, mixer_prepare, mixer_project, mixer_scan};
   const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
                          __builtin_cpu_supports("fma");

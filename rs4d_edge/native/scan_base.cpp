@@ -17,17 +17,19 @@ namespace {
 #include "scan_registers.h"
 #include "scan_forward.h"
 #include "scan_backward.h"
+#include "mixer_math.h"
+#include "mixer_multiply.h"
 #include "mixer_body.h"
 }  // namespace
 }  // namespace rs4d
 
 const rs4d::Kernels* rs4d::base_kernels() {
 #if defined(__aarch64__) || defined(__ARM_NEON)
-  static const Kernels kernels{"neon", forward, backward, mixer_prepare, mixer};
+  static const Kernels kernels{"neon", forward, backward, mixer_prepare, mixer_project, mixer_scan};
 #elif defined(__SSE2__)
-  static const Kernels kernels{"sse2", forward, backward, mixer_prepare, mixer};
+  static const Kernels kernels{"sse2", forward, backward, mixer_prepare, mixer_project, mixer_scan};
 #else
-  static const Kernels kernels{"plain", forward, backward, mixer_prepare, mixer};
+  static const Kernels kernels{"plain", forward, backward, mixer_prepare, mixer_project, mixer_scan};
 #endif
   return &kernels;
 }

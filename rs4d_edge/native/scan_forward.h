@@ -1,4 +1,4 @@
-// The scan's forward pass for one instruction set, tile by tile over all channels of a unit. Included inside a namespace
+// The scan's forward pass for one instruction set, tile by tile over all channels of a unit. Included in a namespace
 // after scan_registers.h or scan_memory.h.
 
 // Any number of tokens and channels. `wide` is scratch of kWideFloats.

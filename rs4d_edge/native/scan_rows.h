@@ -60,8 +60,8 @@ RS4D_INLINE void store_lanes(float* p, F x, int64_t count) {
   }
 }
 
-// a * log2(e) of `count` channels, transposed to (states, kLanes), and how large delta may get before its product with a
-// leaves the range of exp2_product (the exponential is 0 long before). Lanes beyond count hold 0.
+// a * log2(e) of `count` channels, transposed to (states, kLanes), and how large delta may get before its product with
+// a leaves the range of exp2_product (the exponential is 0 long before). Lanes beyond count hold 0.
 inline void prepare_decay(const float* a, int64_t states, int64_t count, float* decay, float* limit) {
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     float largest = 1e-20f;

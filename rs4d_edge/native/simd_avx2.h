@@ -35,11 +35,37 @@ struct Simd {
 
   // 2^(x*y). Clamped just below the normal range: what comes out there is flushed to zero.
   RS4D_INLINE static F exp2_product(F x, F y) {
-    const F product = max(mul(x, y), set(kLowestExponent));
-    return scale(exp2_polynomial<Simd>(sub(product, nearest(product))), to_exponent(integer(product)));
+    F product[1] = {max(mul(x, y), set(kLowestExponent))};
+    exp2(product);
+    return product[0];
+  }
+  // x = 2^(x*y) where x*y is known to lie between kLowestExponent and 127.
+  template <int V>
+  RS4D_INLINE static void exp2_bounded(F (&x)[V], F y) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) x[v] = mul(x[v], y);
+    exp2(x);
   }
 
  private:
+  // x = 2^x, the chains of operations side by side.
+  template <int V>
+  RS4D_INLINE static void exp2(F (&x)[V]) {
+    F power[V];
+    I exponent[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      exponent[v] = to_exponent(integer(x[v]));
+      x[v] = sub(x[v], nearest(x[v]));
+      power[v] = set(kExp2Leading);
+    }
+#pragma GCC unroll 5
+    for (int k = 0; k < 5; ++k)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) power[v] = fma(power[v], x[v], set(kExp2Rest[k]));
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) x[v] = scale(power[v], exponent[v]);
+  }
   RS4D_INLINE static I mask(int64_t count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

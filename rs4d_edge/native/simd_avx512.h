@@ -24,6 +24,12 @@ struct Simd {
     const F r = _mm512_fmsub_ps(x, y, n);
     return _mm512_scalef_ps(exp2_polynomial<Simd>(r), n);
   }
+  // x = 2^(x*y) where x*y is known to lie between kLowestExponent and 127.
+  template <int V>
+  RS4D_INLINE static void exp2_bounded(F (&x)[V], F y) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) x[v] = exp2_product(x[v], y);
+  }
 
  private:
   RS4D_INLINE static __mmask16 mask(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }

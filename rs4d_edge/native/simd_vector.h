@@ -46,4 +46,10 @@ struct Simd {
     return reinterpret_cast<F>(reinterpret_cast<I>(exp2_polynomial<Simd>(r)) +
                                (reinterpret_cast<I>(shifted) << 23));
   }
+  // x = 2^(x*y) where x*y is known to lie between kLowestExponent and 127.
+  template <int V>
+  RS4D_INLINE static void exp2_bounded(F (&x)[V], F y) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) x[v] = exp2_product(x[v], y);
+  }
 };

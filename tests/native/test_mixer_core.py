@@ -15,7 +15,8 @@ from rs4d_edge.reference.mixer import depthwise_conv_reference
 from rs4d_edge.reference.scan import selective_scan_chunked
 
 SHAPES = [MixerShape(1, 70, 48, 16, 16, 4), MixerShape(2, 33, 40, 8, 5, 4), MixerShape(1, 65, 130, 4, 9, 3),
-          MixerShape(1, 2, 19, 5, 1, 4), MixerShape(3, 1, 16, 16, 2, 2), MixerShape(1, 200, 64, 16, 16, 4)]  # fmt: skip
+          MixerShape(1, 2, 19, 5, 1, 4), MixerShape(3, 1, 16, 16, 2, 2), MixerShape(1, 200, 64, 16, 16, 4),
+          MixerShape(1, 90, 384, 16, 12, 4)]  # fmt: skip
 
 
 @pytest.fixture(params=["avx512", "avx2", "base"])
@@ -78,6 +79,13 @@ def test_agrees_with_float64(native: NativeScan, shape: MixerShape) -> None:
     y, wanted = run(native, shape, inputs, 2), expected(shape, inputs)
     assert float((y - wanted).abs().max()) <= 2e-6 * float(wanted.abs().max())
     assert torch.equal(y, run(native, shape, inputs, 1))
+
+
+@pytest.mark.parametrize("threads", [3, 7, 32])
+@pytest.mark.parametrize("shape", [*SHAPES, MixerShape(1, 4229, 40, 8, 3, 4)], ids=str)
+def test_more_threads_than_directions_do_not_change_a_bit(native: NativeScan, shape: MixerShape, threads: int) -> None:
+    inputs = make_inputs(shape)
+    assert torch.equal(run(native, shape, inputs, threads), run(native, shape, inputs, 1))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-40, 100.0, -100.0, 1e6, -1e6])
