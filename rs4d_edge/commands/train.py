@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import cv2
 import torch
@@ -13,21 +12,21 @@ import typer
 from rich.console import Console
 
 from rs4d_edge.commands.terminal import run_app, stop_on_signals
+from rs4d_edge.commands.train_data import evaluator, open_datasets
 from rs4d_edge.errors import InputError
-from rs4d_edge.evaluation.coco import evaluate
-from rs4d_edge.predictor import Predictor
+from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.presets import preset
-from rs4d_edge.runtimes.torch_runtime import TorchRuntime
-from rs4d_edge.training.augment import AugmentConfig
 from rs4d_edge.training.card import write_card
-from rs4d_edge.training.datasets import load_coco, load_whu
+from rs4d_edge.training.growth import grow
 from rs4d_edge.training.instances import InstanceDataset
+from rs4d_edge.training.recipe import AUGMENT, as_yaml, merge, parse_assignments, recipe_layers
+from rs4d_edge.training.report import write_report
 from rs4d_edge.training.settings import TrainSettings, parse_sizes
-from rs4d_edge.training.trainer import Evaluate, Trainer, TrainResult
+from rs4d_edge.training.trainer import Trainer, TrainResult
 from rs4d_edge.training.warm_start import warm_start
 
-NWPU_FOLDER = "nwpu_vhr10"
+Given = dict[str, Any]  # settings by name; None where an option was left out
 app = typer.Typer(add_completion=False)
 console = Console()
 
@@ -44,30 +43,43 @@ def train(
     val_annotations: Annotated[Path | None, typer.Option(help="COCO file to evaluate on")] = None,
     val_images: Annotated[Path | None, typer.Option(help="Image folder of --val-annotations")] = None,
     whu: Annotated[Path | None, typer.Option(help="Train on the WHU data set in this folder")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="nwpu, ssdd or whu, or a YAML file; the options below and --set go over it")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the run in epochs")] = None,
     max_minutes: Annotated[
         float | None, typer.Option(help="Length of the run in minutes; the schedule fits it")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images per step")] = 8,
-    lr: Annotated[float, typer.Option(help="Peak learning rate")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Warm-up steps")] = 200,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay")] = 0.05,
-    ema_decay: Annotated[float, typer.Option(help="Decay of the weights' moving average")] = 0.998,
-    sizes: Annotated[str, typer.Option(help="Training sizes and shares, as 384:0.4,512:0.4,640:0.2")] = "512",
-    scale: Annotated[tuple[float, float], typer.Option(help="Range of the random scale, relative to fitting")] = (
-        0.5,
-        1.6,
-    ),
-    mosaic: Annotated[float, typer.Option(help="Probability of a mosaic of images")] = 0.5,
-    copy_paste: Annotated[float, typer.Option(help="Probability of pasting another image's instances")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order, augmentation and sampling")] = 0,
-    precision: Annotated[str, typer.Option(help="bf16-mixed or 32-true")] = "bf16-mixed",
-    evaluations: Annotated[int, typer.Option(help="Evaluations on the way, evenly spread")] = 8,
+    batch: Annotated[int | None, typer.Option(help="Images per step")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay")] = None,
+    ema_decay: Annotated[float | None, typer.Option(help="Decay of the weights' moving average")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Training sizes and shares, as 384:0.4,512:0.4,640:0.2")] = None,
+    scale: Annotated[
+        tuple[float, float] | None, typer.Option(help="Range of the random scale, relative to fitting")
+    ] = None,
+    mosaic: Annotated[float | None, typer.Option(help="Probability of a mosaic of images")] = None,
+    copy_paste: Annotated[float | None, typer.Option(help="Probability of pasting another image's instances")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order, augmentation and sampling")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16-mixed or 32-true")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Evaluations on the way, evenly spread")] = None,
+    workers: Annotated[int | None, typer.Option(help="Data threads")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting, as layer_decay=0.9 or augment.free_turn=0")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the merged settings as a recipe, and end")] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch")] = None,
-    workers: Annotated[int, typer.Option(help="Data threads")] = 1,
     limit: Annotated[int | None, typer.Option(help="Train on the first N images only (for trying things out)")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels that the model is made for (default: the preset's)")
+    ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Begin with what fits of this checkpoint file or shipped model")
+        list[str] | None,
+        typer.Option(help="Begin with what fits of this checkpoint file or shipped model; of several, the last wins"),
+    ] = None,
+    grow_from: Annotated[
+        str | None, typer.Option("--grow", help="Begin as a smaller edge model: a checkpoint file or shipped model")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out")] = False,
     skip_missing: Annotated[
@@ -75,100 +87,83 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; weights with the best mask AP end in OUT/best.safetensors."""
-    dataset, validation = _datasets(data, annotations, images, val_annotations, val_images, whu, skip_missing)
+    if init and grow_from is not None:
+        raise InputError("--init and --grow both say how to begin: give one")
+    dataset, validation = open_datasets(data, annotations, images, val_annotations, val_images, whu, skip_missing)
     if limit is not None:
         dataset = InstanceDataset(f"{dataset.name}-first-{limit}", dataset.classes, dataset.records[:limit])
-    config = preset(preset_name).model_copy(update={"classes": dataset.classes})
-    settings = _settings(
-        epochs=epochs,
-        max_minutes=max_minutes,
-        batch=batch,
-        lr=lr,
-        warmup_steps=warmup,
-        weight_decay=weight_decay,
-        ema_decay=ema_decay,
-        sizes=parse_sizes(sizes),
-        seed=seed,
-        precision=precision,
-        evaluations=evaluations,
-        data_workers=workers,
-        initial_weights=init,
-        augment=AugmentConfig(
-            fit_size=max(config.encoder.image_size_hw), scale_range=scale, mosaic=mosaic, copy_paste=copy_paste
-        ),
-    )
+    config = _config(preset_name, dataset.classes, image_size)
+    given = {
+        "epochs": epochs,
+        "max_minutes": max_minutes,
+        "batch": batch,
+        "lr": lr,
+        "warmup_steps": warmup,
+        "weight_decay": weight_decay,
+        "ema_decay": ema_decay,
+        "sizes": None if sizes is None else parse_sizes(sizes),
+        "seed": seed,
+        "precision": precision,
+        "evaluations": evaluations,
+        "data_workers": workers,
+        "initial_weights": grow_from or " + ".join(init or []) or None,
+    }
+    augment = {"scale_range": scale, "mosaic": mosaic, "copy_paste": copy_paste}
+    settings = _settings(config, recipe, given, augment, assignments or [])
+    if show:
+        typer.echo(as_yaml(settings), nl=False)
+        return
     if threads is not None:
         torch.set_num_threads(threads)
     cv2.setNumThreads(1)  # the data threads are the parallelism; OpenCV's own pool would fight torch's
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     model = RS4D(config)
     console.print(
         f"{config.name}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters; {dataset.name}: "
         f"{len(dataset.records)} images, {dataset.instance_count} instances"
         + (f" ({dataset.skipped} images missing, left out)" if dataset.skipped else "")
     )
-    if init is not None and not resume:
-        begun = warm_start(model, init)
-        console.print(f"{len(begun.taken)} values from {init}; {len(begun.new)} new ones: {_shortened(begun.new)}")
-    trainer = Trainer(model, dataset, settings, out, evaluate=_evaluator(validation, skip_missing), console=console)
+    if not resume:
+        _begin(model, init or [], grow_from)
+    trainer = Trainer(model, dataset, settings, out, evaluate=evaluator(validation, skip_missing), console=console)
     stop_on_signals(trainer.stop, console)
     result = trainer.run(resume=resume)
     _report(trainer, result, dataset, validation)
 
 
-def _datasets(
-    data: Path | None,
-    annotations: Path | None,
-    images: Path | None,
-    val_annotations: Path | None,
-    val_images: Path | None,
-    whu: Path | None,
-    skip_missing: bool,
-) -> tuple[InstanceDataset, tuple[Path, Path] | None]:
-    """The training data and, where there is one, the (annotations, images) to evaluate on."""
-    missing: Literal["error", "skip"] = "skip" if skip_missing else "error"
-    validation = None
-    if val_annotations is not None or val_images is not None:
-        if val_annotations is None or val_images is None:
-            raise InputError("--val-annotations and --val-images belong together: give both or neither")
-        validation = (val_annotations, val_images)
-    if whu is not None:
-        return load_whu(whu, "train"), validation
-    if annotations is not None or images is not None:
-        if annotations is None or images is None:
-            raise InputError("--annotations and --images belong together: give both")
-        return load_coco(annotations, images, missing=missing), validation
-    root = data or (Path(os.environ["RS4D_DATA"]) if os.environ.get("RS4D_DATA") else None)
-    if root is None:
-        raise InputError("no data: give --data DIR, --annotations with --images, --whu DIR, or set RS4D_DATA")
-    folder = root / NWPU_FOLDER if (root / NWPU_FOLDER).is_dir() else root
-    dataset = load_coco(folder / "train.json", folder / "images", missing=missing, name=f"{folder.name}-train")
-    if validation is None and (folder / "val.json").is_file():
-        validation = (folder / "val.json", folder / "images")
-    return dataset, validation
+def _config(name: str, classes: tuple[str, ...], image_size: int | None) -> DetectorConfig:
+    """The preset for these classes and, if it is given, for another input size."""
+    fields = preset(name).model_dump() | {"classes": classes}
+    if image_size is not None:
+        fields["encoder"]["image_size_hw"] = (image_size, image_size)
+    try:
+        return DetectorConfig.model_validate(fields)
+    except ValueError as error:
+        raise InputError(f"--image-size {image_size} does not fit {name}: {error}") from error
+
+
+def _settings(
+    config: DetectorConfig, recipe: str | None, given: Given, augment: Given, assignments: Sequence[str]
+) -> TrainSettings:
+    """The recipes for this model, over them the options that were given, and over these what was set by name."""
+    layers = [{AUGMENT: {"fit_size": max(config.encoder.image_size_hw)}}, *recipe_layers(recipe, config)]
+    options, of_augment = (
+        {name: value for name, value in each.items() if value is not None} for each in (given, augment)
+    )
+    return merge([*layers, options | {AUGMENT: of_augment}, parse_assignments(assignments)])
+
+
+def _begin(model: RS4D, sources: Sequence[str], grow_from: str | None) -> None:
+    """Begin with other weights than those that were drawn."""
+    begun = (
+        [(grow_from, grow(model, grow_from))] if grow_from else [(each, warm_start(model, each)) for each in sources]
+    )
+    for source, (taken, new) in begun:
+        console.print(f"{len(taken)} values from {source}; {len(new)} new ones: {_shortened(new)}", soft_wrap=True)
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _settings(**values: Any) -> TrainSettings:
-    try:
-        return TrainSettings(**values)
-    except ValueError as error:
-        raise InputError(f"the options do not fit together: {error}") from error
-
-
-def _evaluator(validation: tuple[Path, Path] | None, skip_missing: bool) -> Evaluate | None:
-    if validation is None:
-        return None
-    annotations, images = validation
-
-    def run(model: RS4D) -> dict[str, Any]:
-        with Predictor.over(TorchRuntime(model), model.contract) as predictor:
-            return evaluate(predictor, annotations, images, skip_missing=skip_missing)
-
-    return run
 
 
 def _report(
@@ -178,8 +173,10 @@ def _report(
         console.print(f"stopped at step {result.steps} after {result.elapsed_s / 60:.1f} min; continue with --resume")
         raise typer.Exit(130)
     card = write_card(trainer.out_dir, trainer.config, trainer.settings, dataset, result, validation)
+    page = write_report(trainer.out_dir)
     console.print(
-        f"{result.steps} steps in {result.elapsed_s / 60:.1f} min; weights and {card.name} in {trainer.out_dir}"
+        f"{result.steps} steps in {result.elapsed_s / 60:.1f} min; weights, {card.name} and {page.name} in "
+        f"{trainer.out_dir}"
     )
 
 

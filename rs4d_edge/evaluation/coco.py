@@ -15,6 +15,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
 from rs4d_edge.errors import DataError
+from rs4d_edge.evaluation.confusion import confusion_matrix
 from rs4d_edge.training.datasets import missing_images_message, read_annotations, split_by_presence
 
 ReportProgress = Callable[[int, int], None]
@@ -53,11 +54,12 @@ def evaluate(
     skip_missing: bool = False,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Runs every annotated image and returns `{"images": n, "detections": n, "bbox": {...}, "segm": {...}}`.
+    """Runs every annotated image; returns `{"images": n, "detections": n, "bbox": {}, "segm": {}, "confusion": {}}`.
 
-    Both parts hold AP, AP50, AP75, APs, APm, APl and `per_class` {name: {AP, AP50}}, fractions of 1; None stands where
-    there is no object to find (COCO's own tool says -1). Sizes of found objects are areas of boxes for `bbox` and of
-    masks for `segm`. `progress(done, total)` is called after each image; `limit` takes the file's first images alone.
+    `bbox` and `segm` hold AP, AP50, AP75, APs, APm, APl and `per_class` {name: {AP, AP50}}, fractions of 1; None stands
+    where there is no object to find (COCO's own tool says -1). Sizes of found objects are areas of boxes for `bbox` and
+    of masks for `segm`. `confusion` is what `confusion_matrix` returns. `progress(done, total)` is called after each
+    image; `limit` takes the file's first images alone.
     `DataError`: missing or unreadable images (unless `skip_missing` leaves the missing out), malformed annotations or
     none, or classes that are not those of the model.
     """
@@ -76,10 +78,11 @@ def evaluate(
 
 
 def score_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Box and mask figures of COCO results (RLE masks) against COCO ground truth, keys `bbox` and `segm`."""
+    """Figures of COCO results (RLE masks) against COCO ground truth, keys `bbox`, `segm` and `confusion`."""
     names = {int(category["id"]): str(category["name"]) for category in truth["categories"]}
+    confusion = confusion_matrix(truth, results)
     if not results:
-        return {kind: _nothing_found(truth, names) for kind in KINDS}
+        return {**{kind: _nothing_found(truth, names) for kind in KINDS}, "confusion": confusion}
     reference = COCO(truth)
     figures: dict[str, Any] = {}
     for kind in KINDS:
@@ -96,7 +99,7 @@ def score_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[
             of_class = precision[:, :, place, ALL_AREAS, -1]
             per_class[names[int(category)]] = {"AP": _mean(of_class), "AP50": _mean(of_class[IOU_50])}
         figures[kind] = {**values, "per_class": per_class}
-    return figures
+    return {**figures, "confusion": confusion}
 
 
 def match_categories(categories: list[dict[str, Any]], class_names: Sequence[str], annotations: Path) -> list[int]:

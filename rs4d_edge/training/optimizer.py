@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -37,17 +38,28 @@ class OptimizerSettings(Protocol):
         ...
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; norms, biases, `A_log`, `D` and `pos_embed` are not decayed."""
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, scales: Mapping[nn.Parameter, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; norms, biases, `A_log`, `D` and `pos_embed` are not decayed.
+
+    `scales` are shares of the learning rate, 1 for parameters that it does not name; a group keeps its own as
+    `rate_scale`, by which the caller multiplies the rate of each step.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         plain = parameter.ndim < 2 or name.rpartition(".")[2] in UNDECAYED_NAMES
-        (exempt if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.999), fused=True)
+        scale = 1.0 if scales is None else scales.get(parameter, 1.0)
+        groups.setdefault((scale, 0.0 if plain else settings.weight_decay), []).append(parameter)
+    # The largest rate first, and in it what decays: without scales these are the two groups there have always been.
+    ordered = sorted(groups.items(), key=lambda item: (-item[0][0], -item[0][1]))
+    rows = [
+        {"params": own, "weight_decay": decay, "rate_scale": scale, "lr": settings.lr * scale}
+        for (scale, decay), own in ordered
+    ]
+    return torch.optim.AdamW(rows, lr=settings.lr, betas=(0.9, 0.999), fused=True)
 
 
 def learning_rate(settings: OptimizerSettings, step: int, progress: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class RunState:
     average: dict[str, Tensor]
     average_updates: int
     optimizer: dict[str, Any]
+    best: dict[str, Any] = field(default_factory=dict)  # the evaluation with the highest mask AP
     version: int = STATE_VERSION
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.training.augment import AugmentConfig
 
 SIZE_MULTIPLE = 32  # coarser pyramid levels then divide evenly
+SIZE_STREAM = 3  # keeps the random numbers of sizes apart from those of order and samples
 
 
 class SizeStage(BaseModel):
@@ -47,6 +49,9 @@ class TrainSettings(BaseModel):
     save_every_steps: int = Field(200, ge=1)
     precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
     data_workers: int = Field(1, ge=1)
+    multi_scale: float = Field(0.0, ge=0.0, lt=1.0)  # each step's size is drawn within this share of the stage's
+    frozen_layers: int | Literal["all"] | None = None  # of the encoder, see `freezing`
+    layer_decay: float = Field(1.0, gt=0.0, le=1.0)  # of the learning rate, from each encoder layer to the one below
     initial_weights: str | None = None  # what the run was started from; for its record
 
     @model_validator(mode="after")
@@ -57,8 +62,30 @@ class TrainSettings(BaseModel):
             raise ValueError("sizes must name at least one training size")
         return self
 
+    @field_validator("frozen_layers")
+    @classmethod
+    def _counted(cls, layers: int | str | None) -> int | str | None:
+        if isinstance(layers, int) and layers < 0:
+            raise ValueError(f"frozen_layers {layers}: expected a number of layers from 0, or all")
+        return layers
+
+    def size_of_step(self, step: int, progress: float) -> int:
+        """The training size of a step: its stage's, or with `multi_scale` one drawn around it by seed and step."""
+        size = self.size_at(progress)
+        if not self.multi_scale:
+            return size
+        low, high = (max(round(size * (1 + sign * self.multi_scale) / SIZE_MULTIPLE), 1) for sign in (-1, 1))
+        rng = np.random.default_rng([self.seed, SIZE_STREAM, step])
+        return SIZE_MULTIPLE * int(rng.integers(low, high + 1))
+
+    @property
+    def largest_size(self) -> int:
+        """No training image is larger."""
+        largest = max(stage.size for stage in self.sizes)
+        return max(SIZE_MULTIPLE * round(largest * (1 + self.multi_scale) / SIZE_MULTIPLE), largest)
+
     def size_at(self, progress: float) -> int:
-        """The training size at a progress of 0..1."""
+        """The size of the stage at a progress of 0..1."""
         total = sum(stage.share for stage in self.sizes)
         reached = 0.0
         for stage in self.sizes:

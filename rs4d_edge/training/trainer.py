@@ -20,9 +20,10 @@ from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.training.augment import AugmentConfig
 from rs4d_edge.training.batches import Batch, BatchMaker, ImageCache, Prefetcher
+from rs4d_edge.training.freezing import freeze, rate_scales
 from rs4d_edge.training.instances import InstanceDataset
 from rs4d_edge.training.optimizer import WeightAverage, build_optimizer, learning_rate
-from rs4d_edge.training.progress import RunLog
+from rs4d_edge.training.progress import RunLog, forget_after
 from rs4d_edge.training.run_state import RunState, load_run_state, save_run_state
 from rs4d_edge.training.settings import TrainSettings
 
@@ -74,7 +75,8 @@ class Trainer:
         self._console = console or Console()
         self._fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
         self._raw: RS4D = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = build_optimizer(self._raw, settings)
+        self._frozen = freeze(self._raw.backbone, settings.frozen_layers)
+        optimizer = build_optimizer(self._raw, settings, rate_scales(self._raw.backbone, settings.layer_decay))
         self._model, self._optimizer = self._fabric.setup(self._raw, optimizer)
         self._model.mark_forward_method("losses")
         self._average = WeightAverage(self._raw, settings.ema_decay)
@@ -102,7 +104,7 @@ class Trainer:
         if not resume:
             (self.out_dir / METRICS_NAME).unlink(missing_ok=True)
         self._start = time.monotonic() - elapsed
-        largest = max(*(stage.size for stage in self.settings.sizes), self.settings.augment.fit_size or 0)
+        largest = max(self.settings.largest_size, self.settings.augment.fit_size or 0)
         maker = BatchMaker(
             self.dataset,
             self.settings.batch,
@@ -127,7 +129,7 @@ class Trainer:
             self._step += 1
             took = time.perf_counter() - started
             numbers = {
-                "lr": self._optimizer.param_groups[0]["lr"],
+                "lr": max(group["lr"] for group in self._optimizer.param_groups),
                 "norm": norm,
                 "size": batch.frame.shape[1],
                 "images_per_s": len(batch.frame) / took,
@@ -149,9 +151,11 @@ class Trainer:
         """Forward, backward, clipped step, average. Returns the loss parts and the gradient's norm before clipping."""
         torch.manual_seed(self.settings.seed * STEP_SEED_FACTOR + self._step)  # samplers draw from torch's generator
         self._model.train()
+        for module in self._frozen:
+            module.eval()  # the statistics of its batch norms stay, too
         rate = learning_rate(self.settings, self._step, self._progress(self._step))
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_scale"]
         batch = self._to_device(batch)
         losses: dict[str, Tensor] = self._model.losses(batch.frame, batch.valid_hw, batch.targets)
         total = torch.stack([value.float() for value in losses.values()]).sum()
@@ -216,7 +220,7 @@ class Trainer:
         if self.total_steps is not None and step >= self.total_steps:
             return None
         progress = self._progress(step)
-        return self.settings.size_at(progress), self.settings.augment_at(progress)
+        return self.settings.size_of_step(step, progress), self.settings.augment_at(progress)
 
     def _progress(self, step: int) -> float:
         if self.settings.max_minutes is not None:
@@ -240,6 +244,7 @@ class Trainer:
             average=self._average.state,
             average_updates=self._average.updates,
             optimizer=self._optimizer.state_dict(),
+            best=self._result.best,
         )
         save_run_state(state, self.out_dir)
 
@@ -250,5 +255,6 @@ class Trainer:
         self._raw.load_state_dict(state.model)
         self._average.load(state.average, state.average_updates)
         self._optimizer.load_state_dict(state.optimizer)
-        self._step, self._best_ap = state.step, state.best_ap
+        self._step, self._best_ap, self._result.best = state.step, state.best_ap, state.best
+        forget_after(self.out_dir / METRICS_NAME, state.step)
         return state.elapsed_s

@@ -56,6 +56,11 @@ def test_a_model_is_right_about_its_own_detections(task: tuple[Path, Path, Path]
     for kind in ("bbox", "segm"):
         assert set(figures[kind]) == {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class"}
         assert figures[kind]["AP"] == pytest.approx(1.0, abs=1e-6)
+    confusion = figures["confusion"]
+    assert confusion["classes"] == list(TINY.classes)
+    objects = json.loads(task[1].read_text())["annotations"]
+    of_class = [sum(each["category_id"] == label + 1 for each in objects) for label in range(len(TINY.classes))]
+    assert [sum(row) for row in confusion["matrix"][:-1]] == of_class
     assert "1.000" in result.output
     assert "2 images" in result.output
 

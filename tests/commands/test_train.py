@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from rs4d_edge.commands import train as command
@@ -50,6 +51,22 @@ def test_lengths_and_sizes_that_contradict_are_refused(tmp_path: Path) -> None:
     assert "SIZE:SHARE" in str(fails(*data, "--epochs", "1", "--sizes", "500"))
 
 
+def test_settings_can_be_seen_before_they_are_used(tmp_path: Path) -> None:
+    """Options and assignments go over the recipe."""
+    annotations, images = write_tiny_coco(tmp_path)
+    data = ("--out", str(tmp_path / "out"), "--annotations", str(annotations), "--images", str(images))
+    options = ("--recipe", "nwpu", "--lr", "0.5", "--set", "layer_decay=0.75", "--set", "augment.mosaic=0", "--show")
+    result = CliRunner().invoke(app, [*data, *options])
+    assert result.exit_code == 0, result.exception
+    shown = yaml.safe_load(result.stdout)
+    assert (shown["epochs"], shown["lr"], shown["layer_decay"], shown["augment"]["mosaic"]) == (60, 0.5, 0.75, 0)
+    assert shown["augment"]["fit_size"] == 640
+    assert not (tmp_path / "out").exists()
+    assert "did you mean layer_decay" in str(fails(*data, "--set", "layer_deca=1"))
+    assert "--image-size 100 does not fit" in str(fails(*data, "--image-size", "100"))
+    assert "give one" in str(fails(*data, "--init", "a", "--grow", "b"))
+
+
 def test_an_error_is_one_line_and_says_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,3 +97,6 @@ def test_a_run_leaves_weights_that_load_and_a_card(tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0, result.exception
     assert load(out / "best.safetensors").config.classes == ("square", "bar")
     assert "`annotations.json`, 4 images" in (out / "model_card.md").read_text()
+    page = (out / "report.html").read_text()
+    assert 'id="plot-confusion"' in page
+    assert '<a href="model_card.md">' in page

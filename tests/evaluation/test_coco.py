@@ -78,6 +78,8 @@ def test_perfect_detections_score_one(tmp_path: Path) -> None:
         assert figures[kind]["AP"] == pytest.approx(1.0, abs=1e-9)
         assert figures[kind]["per_class"]["square"] == {"AP": pytest.approx(1.0), "AP50": pytest.approx(1.0)}
         assert figures[kind]["APl"] is None  # no large object in the tiny set
+    assert figures["confusion"]["classes"] == ["square", "bar"]  # by id, not in the order of the file
+    assert figures["confusion"]["matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 0]]
     assert seen[-1] == (len(seen), len(seen))
 
 
@@ -96,6 +98,7 @@ def test_no_detections_score_zero(tmp_path: Path) -> None:
     figures = evaluate(Blind(annotations), annotations, images)
     assert figures["detections"] == 0
     assert figures["segm"]["AP"] == 0.0
+    assert figures["confusion"]["matrix"] == [[0, 0, 4], [0, 0, 4], [0, 0, 0]]
     assert figures["bbox"]["per_class"]["square"]["AP50"] == 0.0
     assert (figures["segm"]["APs"], figures["segm"]["APm"]) == (0.0, None)  # 24 px squares are small ones
 

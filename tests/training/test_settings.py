@@ -52,3 +52,19 @@ def test_the_rate_warms_up_and_falls_to_its_end() -> None:
 def test_settings_survive_json() -> None:
     settings = TrainSettings(max_minutes=2.5, sizes=parse_sizes("64:0.25,96"))
     assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_sizes_vary_around_their_stage_by_seed_and_step() -> None:
+    settings = TrainSettings(epochs=1, sizes=parse_sizes("256"), multi_scale=0.25, seed=3)
+    drawn = [settings.size_of_step(step, 0.5) for step in range(200)]
+    assert set(drawn) == {192, 224, 256, 288, 320}
+    assert drawn == [settings.size_of_step(step, 0.5) for step in range(200)]
+    assert settings.largest_size == 320
+    assert drawn != [settings.model_copy(update={"seed": 4}).size_of_step(step, 0.5) for step in range(200)]
+    still = TrainSettings(epochs=1, sizes=parse_sizes("256"))
+    assert {still.size_of_step(step, 0.5) for step in range(9)} == {256} == {still.largest_size}
+
+
+def test_frozen_layers_are_counted_from_none() -> None:
+    with pytest.raises(ValidationError, match="frozen_layers -1"):
+        TrainSettings(epochs=1, frozen_layers=-1)

@@ -122,6 +122,24 @@ def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
     assert [record["segm"]["AP"] for record in records if record["kind"] == "val"] == [0.2, 0.5, 0.1]
 
 
+def test_a_resumed_run_knows_its_best_evaluation_and_writes_no_step_twice(tmp_path: Path) -> None:
+    aps = iter((0.5, 0.1, 0.2))
+
+    def evaluate(model: RS4D) -> dict[str, Any]:
+        part = {"AP": next(aps), "AP50": 0.5}
+        return {"images": 1, "bbox": part, "segm": part}
+
+    cut = trainer(tmp_path, "cut", evaluations=3, evaluate=evaluate)
+    cut.__class__ = StoppingTrainer
+    assert cut.run().best["step"] == 2
+    metrics = tmp_path / "cut" / METRICS_NAME
+    with metrics.open("a") as stream:  # as a process that was killed after its last save leaves it
+        stream.write(json.dumps({"kind": "train", "step": 4}) + '\n{"kind": "tra')
+    result = trainer(tmp_path, "cut", evaluations=3, evaluate=evaluate).run(resume=True)
+    assert (result.best["step"], result.best["segm"]["AP"]) == (2, 0.5)
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [2, 4, 6]
+
+
 def test_a_run_by_time_ends_at_its_deadline_with_the_rate_annealed(tmp_path: Path) -> None:
     run = trainer(tmp_path, "out", epochs=None, max_minutes=2 / 60, warmup_steps=0)
     result = run.run()

@@ -45,6 +45,16 @@ def test_an_encoder_alone_becomes_the_backbone(tmp_path: Path) -> None:
     assert not any(name.startswith("backbone.") for name in begun.new)
 
 
+def test_a_position_embedding_of_another_size_is_resized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = RSMamba(TINY.encoder.model_copy(update={"image_size_hw": (64, 128)}))
+    path = save_checkpoint(encoder, tmp_path / "encoder.safetensors")
+    model = RS4D(TINY)
+    begun = warm_start(model, path)
+    assert "backbone.pos_embed" in begun.taken
+    assert torch.equal(model.backbone.pos_embed, encoder.position(TINY.encoder.grid_hw))
+
+
 def test_a_stranger_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(2, 2)}, path)
