@@ -1,1 +1,1 @@
-"""Training recipes as YAML: one file a data set, one a head, one an encoder; `rs4d_edge.training.recipe` merges them."""
+"""Training recipes as YAML, one for each data set, head and encoder; `rs4d_edge.training.recipe` merges them."""

@@ -48,9 +48,13 @@ def test_rates_fall_from_the_last_layer_to_the_stem() -> None:
     encoder = RSMamba(TINY.encoder)
     scales = rate_scales(encoder, 0.5)
     first, last = encoder.layers
-    assert scales[last.get_parameter("A_log")] == scales[encoder.ln1.weight] == 0.5
+    assert scales[last.get_parameter("A_log")] == scales[encoder.get_parameter("ln1.weight")] == 0.5
     assert scales[first.get_parameter("A_log")] == 0.25
-    assert scales[encoder.pos_embed] == scales[encoder.patch_embed.projection.weight] == 0.125
+    assert (
+        scales[encoder.get_parameter("pos_embed")]
+        == scales[encoder.get_parameter("patch_embed.projection.weight")]
+        == 0.125
+    )
     assert rate_scales(encoder, 1.0) == {}
 
 
