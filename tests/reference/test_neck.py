@@ -66,3 +66,16 @@ def test_build_neck_follows_the_configuration() -> None:
 def test_simple_neck_asks_for_its_five_strides() -> None:
     with pytest.raises(InputError, match="makes 5 levels"):
         SimpleNeck(TINY.model_copy(update={"proposals": ProposalConfig(strides=(8, 16, 32, 64))}))
+
+
+@torch.no_grad()
+def test_narrowing_by_a_product_is_the_convolution_and_its_norm() -> None:
+    torch.manual_seed(0)
+    neck = SimpleNeck(TINY)
+    maps = tuple(torch.randn(2, 4, 3, 16) for _ in range(2))
+    down = neck.feature_aggregator.downconvs[0]
+    for _ in range(3):
+        down(maps[0].permute(0, 3, 1, 2))  # the norms' statistics leave their start
+    neck.eval()
+    wanted = down(maps[0].permute(0, 3, 1, 2))
+    torch.testing.assert_close(neck.feature_aggregator._narrowed(maps[0], down), wanted, atol=1e-6, rtol=1e-5)
