@@ -31,6 +31,7 @@ from rs4d_edge.native.library import (
 from rs4d_edge.runtimes.contract import Array
 
 SCAN_OP, MIXER_OP = "SelectiveScan", "MixerCore"
+SCAN_INPUTS = ("u", "delta", "a", "b", "c", "d")
 MIXER_INPUTS = ("uz", "conv_weight", "conv_bias", "x_proj", "dt_proj", "dt_bias", "a", "d")
 SCAN_DOMAIN = "rs4d"
 _LOG = logging.getLogger(__name__)
@@ -133,12 +134,15 @@ def _python_scan(scan: NativeScan, threads: int) -> type[openvino.Op]:
             super().__init__(inputs, reverse=reverse)
 
         def validate_and_infer_types(self) -> None:
-            self.set_output_type(0, openvino.Type.f32, self.get_input_partial_shape(0))
+            shapes = [self.get_input_partial_shape(index) for index in range(self.get_input_size())]
+            if all(shape.is_static for shape in shapes):
+                _scan_shape([tuple(shape.to_shape()) for shape in shapes])
+            self.set_output_type(0, openvino.Type.f32, shapes[0])
 
         def evaluate(self, outputs: list[openvino.Tensor], inputs: list[openvino.Tensor]) -> bool:
             arrays = [tensor.data for tensor in inputs]
-            outputs[0].shape = batch, length, channels = arrays[0].shape
-            shape = ScanShape(batch, length, channels, arrays[2].shape[1])
+            shape = _scan_shape([array.shape for array in arrays])
+            outputs[0].shape = arrays[0].shape
             reverse = bool(self.attributes["reverse"])
             scan.forward(_addresses(arrays), shape, outputs[0].data.ctypes.data, reverse=reverse, threads=threads)
             return True
@@ -180,6 +184,20 @@ def _addresses(arrays: list[Array]) -> tuple[int, ...]:
     if any(array.dtype != np.float32 for array in arrays):
         raise InputError(f"the scan computes in fp32, but was given {[str(array.dtype) for array in arrays]}")
     return tuple(array.ctypes.data for array in arrays)
+
+
+def _scan_shape(given: Sequence[tuple[int, ...]]) -> ScanShape:
+    """The sizes, if the inputs agree on them: the kernel reads by address and could not notice."""
+    if len(given) == len(SCAN_INPUTS) and (len(given[0]), len(given[2])) == (3, 2):
+        (batch, length, channels), states = given[0], given[2][1]
+        wide, narrow = (batch, length, channels), (batch, length, states)
+        if list(given) == [wide, wide, (channels, states), narrow, narrow, (channels,)]:
+            return ScanShape(batch, length, channels, states)
+    came = ", ".join(f"{name} {shape}" for name, shape in zip(SCAN_INPUTS, given, strict=False))
+    raise InputError(
+        f"{SCAN_OP}: {came} do not go together; expected u and delta (B, L, E), a (E, N), b and c (B, L, N), d (E,): "
+        "export the model again"
+    )
 
 
 def _mixer_shape(given: Sequence[tuple[int, ...]]) -> MixerShape:
