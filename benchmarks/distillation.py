@@ -6,9 +6,9 @@
 All arms train a model on NWPU VHR-10's train.json and are measured on its val.json. Neck and heads begin with the
 teacher's weights in every arm, so that it is the encoder that is compared: it begins at random, is distilled from the
 teacher's (the arms differ in what the student's input suffers), and is fine-tuned with the rest. The arm without
-distillation spends the same processor time on more epochs of training. Every run is a pair of the project's own
-commands, which are printed; finished runs are kept in --out, so the script may be interrupted. Schedules go by epochs:
-a seed repeats on one machine.
+distillation spends the same processor time on more epochs of training; one more does not, and shows what these are
+worth. Every run is a pair of the project's own commands, which are printed; finished runs are kept in --out, so the
+script may be interrupted. Schedules go by epochs: a seed repeats on one machine.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from rs4d_edge.reference.presets import preset
 from rs4d_edge.training.warm_start import warm_start
 
 NO_TEACHER = "no distillation"
+SHORT = "no distillation, no more epochs"  # what fine-tuning alone gives in the time that the others leave for it
 ARMS = {
     "plain L1": "none",
     "fixed 0.1 noise, 0.1 mask": "0.1:0.1",
@@ -45,7 +46,7 @@ ARMS = {
     "fixed 0.3 noise, 0.3 mask": "0.3:0.3",
     "adaptive": "adaptive",
 }
-DEFAULT_ARMS = (NO_TEACHER, "plain L1", "fixed 0.2 noise, 0.2 mask", "adaptive")
+DEFAULT_ARMS = (NO_TEACHER, SHORT, "plain L1", "fixed 0.2 noise, 0.2 mask", "adaptive")
 FIGURES = ("AP", "AP50")
 
 
@@ -87,9 +88,9 @@ def distill_command(plan: Plan, arm: str, seed: int, folder: Path) -> list[str]:
     ]
 
 
-def train_command(plan: Plan, seed: int, folder: Path, encoder: Path | None) -> list[str]:
-    """The whole model; without an encoder to begin with, longer by what distillation would have cost."""
-    epochs = plan.tune_epochs + (plan.extra_epochs if encoder is None else 0)
+def train_command(plan: Plan, arm: str, seed: int, folder: Path, encoder: Path | None) -> list[str]:
+    """The whole model; in the arm `NO_TEACHER` longer by what distillation would have cost."""
+    epochs = plan.tune_epochs + (plan.extra_epochs if arm == NO_TEACHER else 0)
     begin = [] if encoder is None else ["--init", str(encoder)]
     return [
         *("rs4d-train", "--preset", plan.preset, "--annotations", str(plan.data / "train.json")),
@@ -122,11 +123,11 @@ def carry_out(plan: Plan, arm: str, seed: int, console: Console) -> Run:
     folder = plan.out / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
     encoder: Path | None = None
     distilled: dict[str, Any] = {}
-    if arm != NO_TEACHER:
+    if arm in ARMS:
         _command(distill_command(plan, arm, seed, folder / "encoder"), folder / "encoder", console)
         encoder = folder / "encoder" / "encoder.safetensors"
         distilled = _last(folder / "encoder" / "metrics.jsonl", "held out")
-    _command(train_command(plan, seed, folder / "detector", encoder), folder / "detector", console)
+    _command(train_command(plan, arm, seed, folder / "detector", encoder), folder / "detector", console)
     tuned = _last(folder / "detector" / "metrics.jsonl", "val")
     mask, box = ({name: float(tuned[kind][name]) for name in FIGURES} for kind in ("segm", "bbox"))
     seconds = float(distilled.get("elapsed_s", 0.0)), float(tuned["elapsed_s"])
@@ -193,7 +194,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--teacher", default="rs4d-edge-nano-bbox", help="a shipped model, a checkpoint, or a SAM folder"
     )
-    parser.add_argument("--arms", nargs="+", choices=(NO_TEACHER, *ARMS), default=DEFAULT_ARMS)
+    parser.add_argument("--arms", nargs="+", choices=(NO_TEACHER, SHORT, *ARMS), default=DEFAULT_ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--size", type=int, default=320, help="side of the training images in pixels")
     parser.add_argument("--distill-epochs", type=int, default=6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.distillation import ARMS, NO_TEACHER, Plan, Run, distill_command, start, summary, train_command
+from benchmarks.distillation import ARMS, NO_TEACHER, SHORT, Plan, Run, distill_command, start, summary, train_command
 from rs4d_edge.reference.checkpoints import load_state
 from rs4d_edge.reference.shipped import DEFAULT_NAME, shipped_path
 
@@ -35,10 +35,11 @@ def test_every_arm_begins_with_the_teacher_s_heads_and_an_encoder_of_the_seed(pl
 
 
 def test_the_arm_without_a_teacher_trains_longer_and_is_otherwise_the_same(plan: Plan, tmp_path: Path) -> None:
-    alone = train_command(plan, 0, tmp_path, None)
-    tuned = train_command(plan, 0, tmp_path, tmp_path / "encoder.safetensors")
-    epochs = [words[words.index("--epochs") + 1] for words in (alone, tuned)]
-    assert epochs == ["5", "2"]
+    alone, short = (train_command(plan, arm, 0, tmp_path, None) for arm in (NO_TEACHER, SHORT))
+    tuned = train_command(plan, "adaptive", 0, tmp_path, tmp_path / "encoder.safetensors")
+    epochs = [words[words.index("--epochs") + 1] for words in (alone, short, tuned)]
+    assert epochs == ["5", "2", "2"]
+    assert short == tuned[:-2]
     assert [word for word in alone if word != "5"] == [word for word in tuned[:-2] if word != "2"]
     assert tuned[-2:] == ["--init", str(tmp_path / "encoder.safetensors")]
 
