@@ -64,16 +64,24 @@ _IGNORED_CLASSES = (
 
 
 def save_checkpoint(
-    model: Configured, path: str | os.PathLike[str], extra_metadata: Mapping[str, str] | None = None
+    model: Configured,
+    path: str | os.PathLike[str],
+    extra_metadata: Mapping[str, str] | None = None,
+    *,
+    half: bool = False,
 ) -> Path:
     """Write the model's weights and configuration to a safetensors file, whole or not at all; returns the path.
 
-    `extra_metadata` (text by text: data, schedule, measured accuracy, ...) is kept beside the configuration.
+    `extra_metadata` (text by text: data, schedule, measured accuracy, ...) is kept beside the configuration. `half`
+    stores matrices and kernels in fp16, half the size, but for what fp16 would round to infinity; norms, biases and the
+    scan's own parameters stay as they are.
     """
     target = Path(path)
     kind = "encoder" if isinstance(model.config, EncoderConfig) else "detector"
     metadata = {**(extra_metadata or {}), CONFIG_KEY: model.config.model_dump_json(), KIND_KEY: kind}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, value) for name, value in tensors.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -84,6 +92,11 @@ def save_checkpoint(
     finally:
         Path(temporary).unlink(missing_ok=True)
     return target
+
+
+def _halved(name: str, value: Tensor) -> Tensor:
+    fits = value.dtype == torch.float32 and value.dim() > 1 and not name.endswith("A_log")
+    return value.half() if fits and bool(value.abs().max() < torch.finfo(torch.float16).max) else value
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[State, DetectorConfig | EncoderConfig | None]:

@@ -41,6 +41,20 @@ def test_our_checkpoint_gives_weights_configuration_and_metadata(encoder: RSMamb
     assert [entry.name for entry in path.parent.iterdir()] == ["encoder.safetensors"]
 
 
+def test_half_a_file_loads_as_fp32_and_keeps_what_rounding_would_harm(encoder: RSMamba, tmp_path: Path) -> None:
+    with torch.no_grad():
+        encoder.layers[0].get_parameter("out_proj.weight")[0, 0] = 1e5  # beyond fp16
+    whole, half = (save_checkpoint(encoder, tmp_path / f"{half}.safetensors", half=half) for half in (False, True))
+    assert half.stat().st_size < 0.8 * whole.stat().st_size
+    state, config = load_state(half)
+    assert config == TINY
+    for name, value in encoder.state_dict().items():
+        assert state[name].dtype == torch.float32
+        exact = value.dim() == 1 or name.endswith("A_log") or name == "layers.0.out_proj.weight"
+        wanted = value if exact else value.half().float()
+        assert torch.equal(state[name], wanted), name
+
+
 def test_failed_write_leaves_the_old_file(encoder: RSMamba, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_checkpoint(encoder, tmp_path / "encoder.safetensors")
     before = path.read_bytes()
