@@ -23,6 +23,7 @@ from onnx import GraphProto, ModelProto
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from rs4d_edge.calibration.layers import names_read
 from rs4d_edge.contract import INPUT_NAMES, OUTPUT_NAMES
 from rs4d_edge.errors import ExportError, InputError
 from rs4d_edge.export.scan_function import OPSET, add_scan_function
@@ -120,7 +121,7 @@ def only_outputs(model: ModelProto, names: Sequence[str] = OUTPUT_NAMES) -> Mode
     for node in reversed(model.graph.node):  # ONNX keeps nodes in the order of computation
         if needed.intersection(node.output):
             nodes.append(node)
-            needed.update(node.input)
+            needed |= names_read([node])
     outputs = {value.name: value for value in model.graph.output}
     graph = GraphProto(name=model.graph.name)
     graph.node.extend(reversed(nodes))

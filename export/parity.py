@@ -117,7 +117,7 @@ def compare(
     total = sum(frame.reference + frame.exported for frame in result.frames)
     if lonely > limits.unmatched * total:
         result.complaints.append(f"{lonely} of {total} detections have no partner")
-    if result.moved:
+    if len(result.moved) > limits.moved_pairs * sum(len(frame.matches) for frame in result.frames):
         result.complaints.append(f"{len(result.moved)} pairs moved: {'; '.join(result.moved[:3])}")
     return result
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,17 +18,19 @@ from onnx import ModelProto
 from rs4d_edge.bundle import BundleDraft, sha256_of, write_bundle
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.contract import ModelContract
-from rs4d_edge.export.conditional_masks import loop_masks, with_first_masks
-from rs4d_edge.export.graph import example_inputs, fit_model, only_outputs, save_graph, translate
+from rs4d_edge.export.accuracy import repair_accuracy
+from rs4d_edge.export.conditional_masks import with_first_masks
+from rs4d_edge.export.graph import example_inputs, fit_model, translate
+from rs4d_edge.export.model_files import Written, open_as_written, write_float
 from rs4d_edge.export.parity import Comparison, compare
+from rs4d_edge.export.quantized_model import QuantizationPlan, QuantizedModel, check_plan
 from rs4d_edge.export.recipes import Recipe, ScanForm, Target
 from rs4d_edge.export.scan_function import OPSET
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
 from rs4d_edge.manifest import WeightsRecord
+from rs4d_edge.quantization_record import QuantizationRecord
 from rs4d_edge.reference.detector import RS4D
-from rs4d_edge.runtimes.contract import Runtime
-from rs4d_edge.runtimes.table import open_runtime
 
 GOLDEN_FRAMES = 3
 _WORK = "work"  # folder of the draft for what the gate needs and the bundle does not
@@ -44,11 +48,12 @@ Progress = Callable[[Step], None]
 
 
 class ExportResult(NamedTuple):
-    """Where the bundle is, what was compared, and how the scan stands in it."""
+    """Where the bundle is, what was compared, how the scan stands in it, and what is int8."""
 
     path: Path
     comparison: Comparison
     scan: ScanForm
+    quantization: QuantizationRecord | None = None
 
 
 def export_bundle(
@@ -58,6 +63,7 @@ def export_bundle(
     *,
     weights: WeightsRecord | None = None,
     frames: Sequence[Frame] | None = None,
+    plan: QuantizationPlan | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress = lambda step: None,
@@ -65,11 +71,14 @@ def export_bundle(
 ) -> ExportResult:
     """Write the bundle of `model` that `recipe` describes to `out_dir`, if it gives what the model gives.
 
-    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `threads` are the exported model's
+    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `plan` says on what to calibrate; a
+    quantized precision has no default for it. `threads` are the exported model's
     while it is compared. `inspect` sees what was compared before the gate decides. Raises ParityError and leaves
     nothing behind if the export differs by more than the tolerances of its precision; ExportError, RuntimeUnavailable
     or InputError if it cannot be made.
     """
+    check_plan(recipe, plan)
+    source = weights or weights_record(model)
     with write_bundle(out_dir, overwrite=overwrite) as draft:
         fitted = fit_model(model, recipe.image_size_hw)
         contract = fitted.contract.model_copy(update={"batch": recipe.batch})
@@ -77,67 +86,66 @@ def export_bundle(
         progress(Step("translate to ONNX", _translation_s(fitted, once_s)))
         rows = recipe.masks_at_once
         graph = translate(with_first_masks(fitted, rows) if rows else fitted, recipe.batch)
-        progress(Step("write the model"))
-        model_path, scan = write_model(only_outputs(graph), recipe, draft.path)
+        work = draft.path / _WORK
+        work.mkdir()
+        if plan is None:
+            progress(Step("write the model"))
+            written = write_float(graph, recipe, draft.path, work)
+        else:
+            written = _write_quantized(graph, recipe, fitted, source, draft.path, work, plan, progress, once_s, threads)
         golden = list(frames) if frames is not None else scene_frames(GOLDEN_FRAMES, recipe.image_size_hw)
         batches = -(-len(golden) // recipe.batch)
         progress(Step(f"compare with the reference on {len(golden)} frames", 2 + 5 * once_s * batches))
-        comparison = compare_draft(fitted, graph, recipe, contract, draft.path, golden, threads)
+        comparison = compare_written(fitted, written, recipe, contract, golden, threads)
+        shutil.rmtree(work)
         inspect(comparison)
         comparison.require()
         progress(Step("seal the bundle"))
-        seal(draft, fitted, recipe, contract, comparison, golden, weights or weights_record(model), scan, model_path)
-    return ExportResult(out_dir, comparison, scan)
+        seal(draft, fitted, recipe, contract, comparison, golden, source, written)
+    return ExportResult(out_dir, comparison, written.scan, written.quantization)
 
 
-def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, ScanForm]:
-    """Write the file that the target's runtime opens; answers with its path and how the scan stands in it.
-
-    If the recipe has the masks made a few at a time, `graph` makes those of the first few detections.
-    """
-    if recipe.masks_at_once:
-        graph = loop_masks(graph, channels_last=recipe.target is Target.CPU)
-    path = folder / recipe.target.model_file
-    if recipe.target is Target.ONNX:
-        return save_graph(graph, path), ScanForm.FUNCTION
-    from rs4d_edge.export.openvino_model import save_ir, scan_extension_works
-
-    form = ScanForm.NATIVE if scan_extension_works() else ScanForm.PLAIN
-    return save_ir(graph, path, form), form
-
-
-def compare_draft(
-    model: RS4D,
+def _write_quantized(
     graph: ModelProto,
     recipe: Recipe,
-    contract: ModelContract,
+    model: RS4D,
+    weights: WeightsRecord,
     folder: Path,
+    work: Path,
+    plan: QuantizationPlan,
+    progress: Progress,
+    once_s: float,
+    threads: int | None,
+) -> Written:
+    def note(text: str) -> None:
+        # Statistics are gathered twice, with every layer's input as an output, by a runtime faster than the reference.
+        progress(Step(text, 10 + once_s * len(plan.frames) if text.startswith("calibrate") else None))
+
+    quantized = QuantizedModel(graph, recipe, model.config, weights, plan, work, note)
+    paths = folder / recipe.target.model_file, work / recipe.target.model_file
+    repair = None
+    if plan.goal is not None:
+        contract = model.contract.model_copy(update={"batch": recipe.batch})
+        repair = repair_accuracy(quantized, recipe, contract, plan.goal, paths, threads, note)
+    progress(Step("write the model"))
+    return quantized.write(*paths, repair.restored if repair else (), repair.record if repair else None)
+
+
+def compare_written(
+    model: RS4D,
+    written: Written,
+    recipe: Recipe,
+    contract: ModelContract,
     frames: Sequence[Frame],
     threads: int | None = None,
 ) -> Comparison:
-    """Run what `write_model` wrote into `folder`, and the graph with all intermediate results, beside the reference."""
-    work = folder / _WORK
-    work.mkdir()
-    features_path, _ = write_model(graph, recipe, work)
-    exported = _open_as_written(folder / recipe.target.model_file, recipe, threads)
-    features = _open_as_written(features_path, recipe, threads)
-    try:
+    """Run what was written, and the same with all intermediate results, beside the reference."""
+    with contextlib.ExitStack() as opened:
+        exported, features = (
+            opened.enter_context(contextlib.closing(open_as_written(path, recipe, threads)))
+            for path in (written.model_path, written.features_path)
+        )
         return compare(model, exported, features, contract, frames, TOLERANCES[recipe.precision])
-    finally:
-        exported.close()
-        features.close()
-        for path in work.iterdir():
-            path.unlink()
-        work.rmdir()
-
-
-def _open_as_written(path: Path, recipe: Recipe, threads: int | None) -> Runtime:
-    """The file as any device would run it: in ONNX Runtime without a kernel that only this machine may have."""
-    if recipe.target is Target.ONNX:
-        from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
-
-        return OnnxRuntime(path, threads=threads, native_scan=False)
-    return open_runtime(recipe.target.runtime, path, threads=threads, precision=recipe.precision.value)
 
 
 def seal(
@@ -148,8 +156,7 @@ def seal(
     comparison: Comparison,
     frames: Sequence[Frame],
     weights: WeightsRecord,
-    scan: ScanForm,
-    model_path: Path,
+    written: Written,
 ) -> Path:
     """Add the golden frames with the reference's detections and write the manifest; answers with the draft's folder."""
     for frame, detections in zip(frames, comparison.references, strict=True):
@@ -160,18 +167,19 @@ def seal(
         runtime=recipe.target.runtime,
         precision=recipe.precision.value,
         contract=contract,
-        model=model_path.name,
+        model=written.model_path.name,
         weights=weights,
         parity=comparison.record(),
         tools=tool_versions(recipe.target),
         machine={"system": platform.platform(), "processor": processor_name()},
         options={
-            "scan": scan.value,
+            "scan": written.scan.value,
             "opset": OPSET,
             "mask_rows": recipe.masks_at_once,
             "detections_excused_at_the_cut": comparison.excused,
             "detections_moved": len(comparison.moved),
         },
+        quantization=written.quantization,
     )
     return draft.path
 

@@ -45,10 +45,26 @@ class Precision(str, Enum):
     `BF16`: weights stored in fp32; the runtime rounds them and the activations of convolutions and matrix products to
     bf16 (8 bits of precision, the range of fp32) and accumulates in fp32. The scan stays in fp32. Only for processors
     with bf16 instructions; only OpenVINO has the kernels.
+    `INT8`: convolutions and matrix products with weights take int8 weights (a symmetric scale for each output channel)
+    and 8-bit inputs (a symmetric scale each, measured on calibration frames), and add up in int32. Scans and mixer
+    cores, mask heads and everything else stay in fp32. Position embedding and mask head are stored in fp16.
+    `INT8_BF16`: the same, and the runtime computes the rest in bf16, as in `BF16`.
     """
 
     FP32 = "fp32"
     BF16 = "bf16"
+    INT8 = "int8"
+    INT8_BF16 = "int8-bf16"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it needs calibration frames."""
+        return self in (Precision.INT8, Precision.INT8_BF16)
+
+    @property
+    def rest(self) -> Precision:
+        """In what numbers everything is computed that is not quantized."""
+        return Precision.BF16 if self in (Precision.BF16, Precision.INT8_BF16) else Precision.FP32
 
 
 class ScanForm(str, Enum):
@@ -64,7 +80,7 @@ class ScanForm(str, Enum):
     PLAIN = "plain"
 
 
-_PRECISIONS = {Target.ONNX: (Precision.FP32,), Target.CPU: (Precision.FP32, Precision.BF16)}
+_PRECISIONS = {Target.ONNX: (Precision.FP32, Precision.INT8), Target.CPU: tuple(Precision)}
 
 
 class Recipe(BaseModel):

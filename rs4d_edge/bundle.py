@@ -35,6 +35,7 @@ from rs4d_edge.manifest import (
     manifest_text,
     parse_manifest,
 )
+from rs4d_edge.quantization_record import QuantizationRecord
 
 GOLDEN_FOLDER = "golden"
 AGAIN = "copy or export the bundle again"
@@ -156,6 +157,7 @@ class BundleDraft:
         tools: Mapping[str, str] | None = None,
         machine: Mapping[str, str] | None = None,
         options: Mapping[str, str | int | float | bool] | None = None,
+        quantization: QuantizationRecord | None = None,
     ) -> Manifest:
         """Hash every file in the draft and write the manifest (its fields are `Manifest`'s); the draft is then final.
 
@@ -181,6 +183,7 @@ class BundleDraft:
             tools=dict(tools or {}),
             machine=dict(machine or {}),
             options=dict(options or {}),
+            quantization=quantization,
         )
         (self.path / MANIFEST_NAME).write_text(manifest_text(self.manifest), encoding="utf-8")
         return self.manifest

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from rs4d_edge.contract import ModelContract
 from rs4d_edge.errors import BundleError
+from rs4d_edge.quantization_record import QuantizationRecord
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -101,6 +102,7 @@ class Manifest(_Record):
     """Everything that a device must know about a bundle. `model` is the file that the runtime opens.
 
     `tools` and `machine` say what exported it (package or property: version or value); `options` are the export's own.
+    `quantization` None: the file has no such entry.
     """
 
     schema_version: Literal[1] = 1
@@ -118,6 +120,7 @@ class Manifest(_Record):
     tools: dict[str, str] = {}
     machine: dict[str, str] = {}
     options: dict[str, str | int | float | bool] = {}
+    quantization: QuantizationRecord | None = None
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Manifest:
@@ -136,7 +139,7 @@ class Manifest(_Record):
 
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as the JSON text that `parse_manifest` reads, with its seal."""
-    content = manifest.model_dump(mode="json")
+    content = manifest.model_dump(mode="json", exclude=None if manifest.quantization else {"quantization"})
     return json.dumps({**content, "seal": _seal(content)}, indent=2, ensure_ascii=False) + "\n"
 
 

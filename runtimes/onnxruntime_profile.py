@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rs4d_edge.errors import ClosedError, InputError
+from rs4d_edge.errors import ClosedError
 from rs4d_edge.layer_times import NodeTime
 from rs4d_edge.runtimes.contract import check_file
-from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
+from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime, check_precision
 
 _NODE_SUFFIX = "_kernel_time"
 _ITEM_BYTES = {
@@ -26,8 +26,7 @@ Event = dict[str, Any]
 def open_profiled(model_path: Path, *, threads: int | None, precision: str) -> ProfiledOnnxRuntime:
     """Load the model as `onnxruntime_runtime.open_model` does, with the profile switched on."""
     check_file(model_path)
-    if precision != "fp32":
-        raise InputError(f"onnxruntime runs these models in fp32, not in {precision!r}")
+    check_precision(precision)
     return ProfiledOnnxRuntime(model_path, threads=threads)
 
 

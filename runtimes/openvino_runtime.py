@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32 or bf16, one frame at a time.
+"""OpenVINO on the CPU, in fp32, bf16 or int8, one frame at a time.
 
 A model that holds the scan or the mixer's core as a native node needs the scan extension, which `openvino_scan` finds
 or builds.
@@ -16,7 +16,8 @@ import openvino
 from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
 
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# What is int8 stands in the model itself; the hint is for all the rest of it.
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 _SCAN_TAG = re.compile(rb'type="(SelectiveScan|MixerCore)"')  # how an IR file spells the native nodes
 
 
@@ -39,9 +40,10 @@ class OpenVINORuntime:
             from rs4d_edge.runtimes.openvino_scan import add_scan_extension
 
             add_scan_extension(core, threads)
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if PRECISION_HINTS[precision] == "bf16" and not has_bf16(core):
             raise RuntimeUnavailable(
-                "this processor has no bf16 instructions, so a bf16 export would be emulated; use the fp32 export"
+                f"this processor has no bf16 instructions, so the {precision} export would be emulated; use the "
+                f"{'int8' if 'int8' in precision else 'fp32'} export"
             )
         try:
             model = core.read_model(model_path)
@@ -89,10 +91,15 @@ class OpenVINORuntime:
         self._request = None
 
 
+def has_bf16(core: openvino.Core) -> bool:
+    """Whether this processor computes in bf16 itself."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def compile_options(threads: int | None, precision: str) -> dict[str, str | int]:
     """The engine's properties for one frame at a time in `precision`, on `threads` threads."""
     if precision not in PRECISION_HINTS:
-        raise InputError(f"OpenVINO runs these models in {' or '.join(PRECISION_HINTS)}, not in {precision!r}")
+        raise InputError(f"OpenVINO runs these models in {', '.join(PRECISION_HINTS)}, not in {precision!r}")
     options: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
         "PERFORMANCE_HINT": "LATENCY",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
+import cv2
 import pytest
 from onnx import ModelProto
 from typer.testing import CliRunner
 
 from rs4d_edge.bundle import open_bundle, sha256_of
+from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.errors import InputError, ParityError
 from rs4d_edge.export import command, pipeline
 from rs4d_edge.reference.checkpoints import save_checkpoint
@@ -68,17 +71,43 @@ def test_bisect_shows_where_it_departs_although_the_gate_fails(checkpoint: Path,
     assert not out.exists()
 
 
+def test_int8_says_what_it_was_calibrated_on(checkpoint: Path, graph: ModelProto) -> None:
+    frames, out = checkpoint.parent / "scenes", checkpoint.parent / "bundle"
+    frames.mkdir()
+    for number, frame in enumerate(scene_frames(4, (64, 96))):
+        assert cv2.imwrite(str(frames / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    options = ["--precision", "int8", "--calib", str(frames), "--samples", "3"]
+    with pytest.warns(UserWarning, match="3 calibration frames are few"):
+        result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert "calibrate on 3 frames" in result.output and "int8 layers" in result.output
+    record = open_bundle(out).manifest.quantization
+    assert record is not None and (record.frames, record.source) == (3, "scenes")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--image-size", "65", "96"], "65"),
         (["--frames", "missing"], "missing"),
         (["--precision", "bf16"], "bf16"),
+        (["--precision", "int8"], "--calib"),
+        (["--calib", "missing"], "no frames at missing"),
+        (["--precision", "int8", "--calib", "FOLDER", "--max-drop", "0.01"], "--val"),
+        (["--precision", "int8", "--calib", "FOLDER", "--max-drop", "0.01", "--val", "missing"], "--val missing"),
+        (["--calib", "FOLDER"], "fp32 needs no calibration"),
     ],
 )
 def test_unusable_options_are_refused(checkpoint: Path, options: list[str], message: str) -> None:
     out = checkpoint.parent / "bundle"
-    result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), *options])
+    frames = checkpoint.parent / "frames"
+    frames.mkdir()
+    for number, frame in enumerate(scene_frames(2, (64, 96))):
+        assert cv2.imwrite(str(frames / f"{number}.png"), frame)
+    options = [str(frames) if option == "FOLDER" else option for option in options]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that two frames are few
+        result = CliRunner().invoke(command.app, [str(checkpoint), "--target", "onnx", "--out", str(out), *options])
     assert result.exception is not None and message in str(result.exception)
     assert not out.exists()
 

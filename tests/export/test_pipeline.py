@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.errors import ParityError
-from rs4d_edge.export import pipeline
+from rs4d_edge.export import model_files, pipeline
 from rs4d_edge.export.graph import only_outputs
 from rs4d_edge.export.matching import compare_detections
 from rs4d_edge.export.parity import Comparison
@@ -100,7 +100,7 @@ def test_masks_are_made_in_a_loop_unless_the_recipe_wants_none(
     mask_rows: int | None, loops: int, translated: ModelProto, tmp_path: Path
 ) -> None:
     recipe = Recipe(target=Target.ONNX, image_size_hw=SIZE_HW, mask_rows=mask_rows)
-    path, _ = pipeline.write_model(only_outputs(translated), recipe, tmp_path)
+    path, _ = model_files.write_model(only_outputs(translated), recipe, tmp_path)
     assert [node.op_type for node in onnx.load(path).graph.node].count("Loop") == loops
 
 
