@@ -99,7 +99,7 @@ def test_the_node_survives_the_ir_file(core: openvino.Core, tmp_path: Path) -> N
 def test_shapes_that_do_not_fit_are_refused(core: openvino.Core) -> None:
     model = onnx.load_from_string(make_model())
     model.graph.input[1].type.tensor_type.shape.dim[1].dim_value = LENGTH + 1
-    with pytest.raises((RuntimeError, InputError), match="must have one shape|do not go together"):
+    with pytest.raises((RuntimeError, InputError), match=r"must have one shape|do not go together"):
         core.read_model(model.SerializeToString())
 
 
