@@ -29,10 +29,10 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel over its channels with the biased variance."""
-        # Channels innermost is how LayerNorm wants them, and a mere view for maps in channels_last layout.
-        return functional.layer_norm(
-            x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps
-        ).permute(0, 3, 1, 2)
+        # As sums over the channels' axis: a LayerNorm would have the maps brought to channels last and back.
+        centred = x - x.mean(1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(1, keepdim=True) + self.eps)
+        return centred * scale * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def _conv_norm_relu(inputs: int, outputs: int, size: int) -> list[nn.Module]:
