@@ -1,1 +1,1 @@
-"""Frames to compare and to calibrate with."""
+"""Frames to compare and calibrate with, what they show of a model, and what is rounded by it."""

@@ -1,1 +1,1 @@
-"""TODO: one line."""
+"""The commands that a user types, one module each, and what they share."""

@@ -15,12 +15,13 @@ from rs4d_edge.contract import MaskKind, ModelContract
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import IMAGE_MEAN_RGB, IMAGE_STD_RGB, DetectorConfig, HeadType
 from rs4d_edge.reference.encoder import EncoderMaps, RSMamba
-from rs4d_edge.reference.losses import LossSettings, Target, proposal_losses, region_losses
+from rs4d_edge.reference.losses import LossSettings, proposal_losses, region_losses
 from rs4d_edge.reference.neck import build_neck
 from rs4d_edge.reference.roi_stage import MaskContext, RoIHead
 from rs4d_edge.reference.rpn import RPNHead
 from rs4d_edge.reference.sam_decoder import SharedImageEmbedding
 from rs4d_edge.reference.sine_encoding import ExtraPositions
+from rs4d_edge.reference.targets import Target
 
 
 class RawDetections(NamedTuple):

@@ -31,9 +31,18 @@ class PromptEmbedder(nn.Sequential):
 
     def forward(self, roi_features: Tensor) -> Tensor:
         """(R, in_channels, s, s) -> (R, tokens, channels)."""
-        embeddings = roi_features
-        for layer in self:
-            embeddings = layer(embeddings)
+        return self.embed(self.hidden(roi_features))
+
+    def hidden(self, roi_features: Tensor) -> Tensor:
+        """(R, in_channels, s, s) -> (R, channels), what the last layer reads; not negative."""
+        values = roi_features
+        for layer in list(self)[:-1]:
+            values = layer(values)
+        return values
+
+    def embed(self, hidden: Tensor) -> Tensor:
+        """What `hidden` gives -> (R, tokens, channels)."""
+        embeddings: Tensor = self[-1](hidden)
         embeddings = embeddings.reshape(embeddings.shape[0], self.tokens, -1)
         if not self.sincos:
             return embeddings

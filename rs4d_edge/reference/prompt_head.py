@@ -56,11 +56,15 @@ class PromptMaskHead(nn.Module):
         `roi_features` (R, C_neck, s, s), `image_embedding` (B, C, h, w) the encoder's last output, `batch_index` (R,)
         int64 the image of each RoI, `image_positions` (1, h w, C) from `SharedImageEmbedding`. Returns (R, 4 h, 4 w).
         """
-        rois = roi_features.shape[0]
-        height, width = image_embedding.shape[-2:]
-        if rois == 0:
+        if roi_features.shape[0] == 0:
+            height, width = image_embedding.shape[-2:]
             return image_embedding.new_zeros(0, UPSCALE * height, UPSCALE * width)
-        prompts = self.point_emb(roi_features)
+        return self.decode(self.point_emb(roi_features), image_embedding, batch_index, image_positions)
+
+    def decode(self, prompts: Tensor, image_embedding: Tensor, batch_index: Tensor, image_positions: Tensor) -> Tensor:
+        """The same from prompt embeddings (R, tokens, C), R > 0."""
+        rois = prompts.shape[0]
+        height, width = image_embedding.shape[-2:]
         image = image_embedding.flatten(2).transpose(1, 2) + self.no_mask_embed.weight  # (B, h w, C)
         chunk = rois if self.training else self._chunk_size(rois, image)
         logits = []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rs4d_edge.errors import DataError
-from rs4d_edge.reference.losses import Target
+from rs4d_edge.reference.targets import Target
 from rs4d_edge.training.augment import AugmentConfig, Image, Sample, Source, augment
 from rs4d_edge.training.instances import ImageRecord, InstanceDataset
 

@@ -5,12 +5,16 @@ Layer-wise decay: Clark et al., "ELECTRA" (ICLR 2020), as common for pretrained 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
 
 from rs4d_edge.errors import InputError
+from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.encoder import RSMamba
+
+FrozenPart = Literal["neck", "rpn_head", "bbox_head", "mask_head"]
 
 
 def freeze(encoder: RSMamba, layers: int | Literal["all"] | None) -> list[nn.Module]:
@@ -30,6 +34,23 @@ def freeze(encoder: RSMamba, layers: int | Literal["all"] | None) -> list[nn.Mod
         encoder.pos_embed.requires_grad_(False)
     else:
         raise InputError(f"frozen_layers {layers}: this encoder has {depth} layers; give 0 to {depth}, or all")
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def freeze_parts(model: RS4D, parts: Sequence[FrozenPart]) -> list[nn.Module]:
+    """Stop gradients to whole parts of the model beside the encoder; answers with them, as `freeze` does.
+
+    A head is trained several times faster under parts that are ready: they are computed forwards only.
+    """
+    modules: dict[FrozenPart, nn.Module] = {
+        "neck": model.neck,
+        "rpn_head": model.rpn_head,
+        "bbox_head": model.roi_head.bbox_head,
+        "mask_head": model.roi_head.mask_head,
+    }
+    frozen = [modules[part] for part in parts]
     for module in frozen:
         module.requires_grad_(False)
     return frozen

@@ -8,9 +8,11 @@ import torch
 from rs4d_edge.errors import InputError
 from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
-from rs4d_edge.reference.losses import LossSettings, Target, mask_targets, proposal_losses, sample_regions
+from rs4d_edge.reference.losses import LossSettings, proposal_losses, sample_regions
+from rs4d_edge.reference.mask_losses import mask_targets
 from rs4d_edge.reference.roi_align import roi_align_reference
 from rs4d_edge.reference.rpn import RPNHead, RPNMaps
+from rs4d_edge.reference.targets import Target
 from tests.reference.tiny_detector import SIDE, TINY, no_objects, scene
 
 NAMES = {"rpn_cls", "rpn_box", "cls", "box", "mask"}

@@ -19,7 +19,7 @@ from rs4d_edge.reference.config import (
     RoIConfig,
 )
 from rs4d_edge.reference.detector import RS4D
-from rs4d_edge.reference.losses import Target
+from rs4d_edge.reference.targets import Target
 
 SIDE = 96
 PUBLISHED = DetectorConfig(

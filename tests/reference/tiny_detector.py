@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rs4d_edge.reference.config import DetectorConfig, EncoderConfig, NeckConfig, NeckType, ProposalConfig, RoIConfig
-from rs4d_edge.reference.losses import Target
+from rs4d_edge.reference.targets import Target
 
 SIDE = 96
 TINY = DetectorConfig(

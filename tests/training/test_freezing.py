@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from rs4d_edge.errors import InputError
+from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.encoder import RSMamba
-from rs4d_edge.training.freezing import freeze, rate_scales
+from rs4d_edge.training.freezing import FrozenPart, freeze, freeze_parts, rate_scales
 from rs4d_edge.training.optimizer import build_optimizer
 from tests.reference.tiny_detector import TINY
 from tests.training.test_trainer import settings, trainer
@@ -42,6 +44,24 @@ def test_a_run_leaves_frozen_weights_and_statistics_alone(tmp_path: Path) -> Non
     assert not any(name.startswith(still) for name in changed)
     assert any(name.startswith("neck.") for name in changed)
     assert "backbone.pre_norm.weight" in changed
+
+
+def test_a_run_trains_the_heads_alone(tmp_path: Path) -> None:
+    run = trainer(tmp_path, "heads", frozen_layers="all", frozen_parts=("neck", "rpn_head"))
+    before = {name: value.clone() for name, value in run._raw.state_dict().items()}
+    run.run()
+    changed = {name for name, value in run._raw.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"roi_head"}
+    assert {name.split(".")[1] for name in changed} == {"bbox_head", "mask_head"}
+
+
+def test_parts_are_the_modules_of_their_names() -> None:
+    for part in get_args(FrozenPart):
+        model = RS4D(TINY)
+        (module,) = freeze_parts(model, [part])
+        still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+        assert len(still) == len(list(module.parameters())) > 0
+        assert all(part in name for name in still)
 
 
 def test_rates_fall_from_the_last_layer_to_the_stem() -> None:
