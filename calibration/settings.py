@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict
 
 from rs4d_edge.calibration.layers import HIGH_PRECISION
+from rs4d_edge.calibration.trained_ranges import Ranges, read_ranges
 from rs4d_edge.quantization_record import Setting
 
 
@@ -13,7 +16,8 @@ class QuantizationSettings(BaseModel):
 
     `smooth_projections`: SmoothQuant ahead of matrix products. `correct_biases`: fast bias correction. `signed`: in
     ONNX files int8 for tensors that are never negative, too. TensorRT takes nothing else; ONNX Runtime fuses a ReLU
-    only with uint8, and uint8 has steps half as large.
+    only with uint8, and uint8 has steps half as large. `trained_ranges`: those of a model that learnt with rounding,
+    which ONNX files take in place of measured ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -21,8 +25,21 @@ class QuantizationSettings(BaseModel):
     smooth_projections: bool = True
     correct_biases: bool = True
     signed: bool = False
+    trained_ranges: Ranges = {}
+
+    @classmethod
+    def of_checkpoint(cls, metadata: Mapping[str, str]) -> QuantizationSettings:
+        """What fits a checkpoint with this metadata.
+
+        One that learnt with rounding is quantized as it learnt: its biases hold the mean errors already, and smoothed
+        inputs and weights would be rounded in other places.
+        """
+        ranges = read_ranges(metadata)
+        plain = not ranges
+        return cls(smooth_projections=plain, correct_biases=plain, trained_ranges=ranges)
 
     def record(self) -> dict[str, Setting]:
         """For the manifest, with the patterns of what stays in high precision."""
         kept = {f"high precision: {group}": pattern for group, pattern in HIGH_PRECISION.items()}
-        return {**self.model_dump(), **kept}
+        trained = {"trained_ranges": len(self.trained_ranges)} if self.trained_ranges else {}
+        return {**self.model_dump(exclude={"trained_ranges"}), **trained, **kept}

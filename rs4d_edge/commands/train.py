@@ -14,17 +14,19 @@ from rich.console import Console
 from rs4d_edge.commands.terminal import run_app, stop_on_signals
 from rs4d_edge.commands.train_data import evaluator, open_datasets
 from rs4d_edge.errors import InputError
+from rs4d_edge.reference.checkpoints import load_state
 from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.presets import preset
 from rs4d_edge.training.card import write_card
 from rs4d_edge.training.growth import grow
 from rs4d_edge.training.instances import InstanceDataset
+from rs4d_edge.training.prompt_start import MASK_DECODER, start_as_box_prompts
 from rs4d_edge.training.recipe import AUGMENT, as_yaml, merge, parse_assignments, recipe_layers
 from rs4d_edge.training.report import write_report
 from rs4d_edge.training.settings import TrainSettings, parse_sizes
 from rs4d_edge.training.trainer import Trainer, TrainResult
-from rs4d_edge.training.warm_start import warm_start
+from rs4d_edge.training.warm_start import warm_start, weights_path
 
 Given = dict[str, Any]  # settings by name; None where an option was left out
 app = typer.Typer(add_completion=False)
@@ -81,6 +83,9 @@ def train(
     grow_from: Annotated[
         str | None, typer.Option("--grow", help="Begin as a smaller edge model: a checkpoint file or shipped model")
     ] = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Learn on from --init with the rounding of int8, by a short schedule")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out")] = False,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out annotated images that are missing")
@@ -92,7 +97,8 @@ def train(
     dataset, validation = open_datasets(data, annotations, images, val_annotations, val_images, whu, skip_missing)
     if limit is not None:
         dataset = InstanceDataset(f"{dataset.name}-first-{limit}", dataset.classes, dataset.records[:limit])
-    config = _config(preset_name, dataset.classes, image_size)
+    known = _known_config(init[-1]) if qat and init else None
+    config = _config(known or preset(preset_name), dataset.classes, image_size)
     given = {
         "epochs": epochs,
         "max_minutes": max_minutes,
@@ -109,10 +115,15 @@ def train(
         "initial_weights": grow_from or " + ".join(init or []) or None,
     }
     augment = {"scale_range": scale, "mosaic": mosaic, "copy_paste": copy_paste}
-    settings = _settings(config, recipe, given, augment, assignments or [])
+    layers = recipe_layers(recipe, config, qat=qat)
+    settings = _settings(config, layers, given, augment, assignments or [])
     if show:
         typer.echo(as_yaml(settings), nl=False)
         return
+    if settings.qat and not init:
+        raise InputError(
+            "--qat learns on from a trained float model: give it with --init, as a checkpoint file or a shipped model"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     cv2.setNumThreads(1)  # the data threads are the parallelism; OpenCV's own pool would fight torch's
@@ -124,42 +135,71 @@ def train(
         + (f" ({dataset.skipped} images missing, left out)" if dataset.skipped else "")
     )
     if not resume:
-        _begin(model, init or [], grow_from)
+        taken = _begin(model, init or [], grow_from, box_prompts=settings.box_prompts > 0)
+        if settings.qat:
+            _require_all(model, taken)
     trainer = Trainer(model, dataset, settings, out, evaluate=evaluator(validation, skip_missing), console=console)
     stop_on_signals(trainer.stop, console)
     result = trainer.run(resume=resume)
     _report(trainer, result, dataset, validation)
 
 
-def _config(name: str, classes: tuple[str, ...], image_size: int | None) -> DetectorConfig:
-    """The preset for these classes and, if it is given, for another input size."""
-    fields = preset(name).model_dump() | {"classes": classes}
+def _known_config(source: str) -> DetectorConfig | None:
+    """The configuration in a checkpoint: one that learns on stays the model it is, whatever its preset has become."""
+    config = load_state(weights_path(source))[1]
+    return config if isinstance(config, DetectorConfig) else None
+
+
+def _config(base: DetectorConfig, classes: tuple[str, ...], image_size: int | None) -> DetectorConfig:
+    """The model for these classes and, if it is given, for another input size."""
+    fields = base.model_dump() | {"classes": classes}
     if image_size is not None:
         fields["encoder"]["image_size_hw"] = (image_size, image_size)
     try:
         return DetectorConfig.model_validate(fields)
     except ValueError as error:
-        raise InputError(f"--image-size {image_size} does not fit {name}: {error}") from error
+        raise InputError(f"--image-size {image_size} does not fit {base.name}: {error}") from error
 
 
 def _settings(
-    config: DetectorConfig, recipe: str | None, given: Given, augment: Given, assignments: Sequence[str]
+    config: DetectorConfig,
+    recipes: Sequence[dict[str, Any]],
+    given: Given,
+    augment: Given,
+    assignments: Sequence[str],
 ) -> TrainSettings:
     """The recipes for this model, over them the options that were given, and over these what was set by name."""
-    layers = [{AUGMENT: {"fit_size": max(config.encoder.image_size_hw)}}, *recipe_layers(recipe, config)]
+    layers = [{AUGMENT: {"fit_size": max(config.encoder.image_size_hw)}}, *recipes]
     options, of_augment = (
         {name: value for name, value in each.items() if value is not None} for each in (given, augment)
     )
     return merge([*layers, options | {AUGMENT: of_augment}, parse_assignments(assignments)])
 
 
-def _begin(model: RS4D, sources: Sequence[str], grow_from: str | None) -> None:
-    """Begin with other weights than those that were drawn."""
+def _begin(model: RS4D, sources: Sequence[str], grow_from: str | None, *, box_prompts: bool) -> set[str]:
+    """Begin with other weights than those that were drawn; with `box_prompts`, a prompt head that none of them has.
+
+    Answers with the names of the values that were taken.
+    """
     begun = (
         [(grow_from, grow(model, grow_from))] if grow_from else [(each, warm_start(model, each)) for each in sources]
     )
     for source, (taken, new) in begun:
         console.print(f"{len(taken)} values from {source}; {len(new)} new ones: {_shortened(new)}", soft_wrap=True)
+    if box_prompts and not any(name.startswith(MASK_DECODER) for _, (taken, _) in begun for name in taken):
+        start_as_box_prompts(model)
+        console.print("the prompt head begins as SAM's box prompts")
+    return {name for _, (taken, _) in begun for name in taken}
+
+
+def _require_all(model: RS4D, taken: set[str]) -> None:
+    """Raise InputError unless the whole model was taken: ranges measured behind random weights would mean nothing."""
+    new = [name for name, value in model.state_dict().items() if value.is_floating_point() and name not in taken]
+    if new:
+        raise InputError(
+            f"--qat learns on from a trained model for the same classes, and --init has no "
+            f"{_shortened(new)}: train it first without --qat"
+        )
 
 
 def _shortened(names: Sequence[str], most: int = 8) -> str:

@@ -74,7 +74,8 @@ class FeatureAggregator(nn.Module):
         wide: 1/8 of the memory to move for each layer that the neck reads.
         """
         conv, norm, *rest = down.children()
-        if norm.training or not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+        # A convolution of another class computes otherwise: one that learns with rounding has to be called.
+        if norm.training or type(conv) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d):
             return cast(Tensor, down(tokens.permute(0, 3, 1, 2)))
         mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
         scale = norm.weight * torch.rsqrt(variance + norm.eps)

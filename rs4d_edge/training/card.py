@@ -40,6 +40,11 @@ def write_card(
         f"- Optimiser: AdamW, peak learning rate {settings.lr:g}, warm-up {settings.warmup_steps} steps, cosine, "
         f"weight decay {settings.weight_decay:g}, average of weights {settings.ema_decay:g}, {settings.precision}",
         f"- Augmentation: {settings.augment.model_dump_json()}",
+        *(
+            ["- Learnt with the rounding of int8 (QAT), in the layers that an export may quantize"]
+            if settings.qat
+            else []
+        ),
         f"- Seed: {settings.seed}; torch {torch.__version__}, {torch.get_num_threads()} threads",
         "",
     ]

@@ -20,6 +20,7 @@ from rs4d_edge.training.augment import AugmentConfig
 from rs4d_edge.training.settings import TrainSettings
 
 DATA_RECIPES = ("nwpu", "ssdd", "whu")
+QAT = "qat"
 AUGMENT = "augment"
 _ENDS = ("epochs", "max_minutes")  # whoever says one of them takes back the other
 _EDGE, _PAPER = "rs4d-edge-", "paper"
@@ -37,24 +38,26 @@ def _augment_keys() -> list[str]:
     return list(AugmentConfig.model_fields)
 
 
-def recipe_layers(data: str | None, config: DetectorConfig) -> list[dict[str, Any]]:
+def recipe_layers(data: str | None, config: DetectorConfig, *, qat: bool = False) -> list[dict[str, Any]]:
     """Recipes for a model, the weakest first. `data` names a data set's or a file of one's own; None leaves it out.
 
+    With `qat`, that recipe goes over the shipped ones, and under a file of one's own.
     Raises InputError for a name that is neither, a file that is no mapping, and an unknown key, with the nearest known.
     """
     size = config.name.removeprefix(_EDGE).split("-")[0]
     encoder = f"edge-{size}" if config.name.startswith(_EDGE) else _PAPER
     names = [name for name in (encoder, config.head.value) if _shipped(name).is_file()]
     layers = [_read(_shipped(name).read_text(encoding="utf-8"), name) for name in names]
+    short = [_read(_shipped(QAT).read_text(encoding="utf-8"), QAT)] if qat else []
     if data is None:
-        return layers
+        return [*layers, *short]
     if data in DATA_RECIPES:
-        return [*layers, _read(_shipped(data).read_text(encoding="utf-8"), data)]
+        return [*layers, _read(_shipped(data).read_text(encoding="utf-8"), data), *short]
     path = Path(data)
     if not path.is_file():
         raise InputError(f"there is no recipe {data!r}: name one of {', '.join(DATA_RECIPES)}, or a YAML file")
     try:
-        return [*layers, _read(path.read_text(encoding="utf-8"), str(path))]
+        return [*layers, *short, _read(path.read_text(encoding="utf-8"), str(path))]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the recipe {path} cannot be read: {error}") from error
 

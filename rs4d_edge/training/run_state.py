@@ -33,6 +33,7 @@ class RunState:
     average_updates: int
     optimizer: dict[str, Any]
     best: dict[str, Any] = field(default_factory=dict)  # the evaluation with the highest mask AP
+    qat_ranges: dict[str, tuple[float, bool]] = field(default_factory=dict)  # of a run with rounding, see `qat`
     version: int = STATE_VERSION
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rs4d_edge.errors import InputError
 from rs4d_edge.training.augment import AugmentConfig
+from rs4d_edge.training.freezing import FrozenPart
 
 SIZE_MULTIPLE = 32  # coarser pyramid levels then divide evenly
 SIZE_STREAM = 3  # keeps the random numbers of sizes apart from those of order and samples
@@ -51,7 +52,12 @@ class TrainSettings(BaseModel):
     data_workers: int = Field(1, ge=1)
     multi_scale: float = Field(0.0, ge=0.0, lt=1.0)  # each step's size is drawn within this share of the stage's
     frozen_layers: int | Literal["all"] | None = None  # of the encoder, see `freezing`
+    frozen_parts: tuple[FrozenPart, ...] = ()  # whole parts beside the encoder, see `freezing`
+    mask_regions: int | None = Field(None, ge=1)  # of a batch, that learn masks; None: all objects among the regions
+    box_prompts: float = Field(0.0, ge=0.0)  # weight of a loss that keeps prompts at boxes, see `prompt_start`
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)  # of the learning rate, from each encoder layer to the one below
+    qat: bool = False  # learn with the rounding of int8, see `qat`
+    qat_calibration_images: int = Field(64, ge=1)  # training images on which the ranges of tensors are measured for it
     initial_weights: str | None = None  # what the run was started from; for its record
 
     @model_validator(mode="after")

@@ -18,12 +18,15 @@ from rs4d_edge.errors import InputError, RS4DError
 from rs4d_edge.reference.checkpoints import save_checkpoint
 from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.reference.losses import LossSettings
 from rs4d_edge.training.augment import AugmentConfig
+from rs4d_edge.training.batch_norms import batch_norms
 from rs4d_edge.training.batches import Batch, BatchMaker, ImageCache, Prefetcher
-from rs4d_edge.training.freezing import freeze, rate_scales
+from rs4d_edge.training.freezing import freeze, freeze_parts, rate_scales
 from rs4d_edge.training.instances import InstanceDataset
 from rs4d_edge.training.optimizer import WeightAverage, build_optimizer, learning_rate
 from rs4d_edge.training.progress import RunLog, forget_after
+from rs4d_edge.training.qat import Rounding, check_resumed
 from rs4d_edge.training.run_state import RunState, load_run_state, save_run_state
 from rs4d_edge.training.settings import TrainSettings
 
@@ -76,11 +79,19 @@ class Trainer:
         self._fabric = Fabric(accelerator="auto", devices=1, precision=settings.precision)
         self._raw: RS4D = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._frozen = freeze(self._raw.backbone, settings.frozen_layers)
+        self._frozen += freeze_parts(self._raw, settings.frozen_parts)
+        self._loss_settings = LossSettings.of(model.config)._replace(
+            mask_regions=settings.mask_regions, box_prompts=settings.box_prompts
+        )
         optimizer = build_optimizer(self._raw, settings, rate_scales(self._raw.backbone, settings.layer_decay))
         self._model, self._optimizer = self._fabric.setup(self._raw, optimizer)
         self._model.mark_forward_method("losses")
         self._average = WeightAverage(self._raw, settings.ema_decay)
         self._averaged_model = copy.deepcopy(self._raw)
+        self._rounding = Rounding(self._raw, self._averaged_model) if settings.qat else None
+        if self._rounding is not None:
+            # Statistics of a batch would scale its channels anew at each step, and the export folds the running ones.
+            self._frozen += batch_norms(self._raw)
         self._stopping = False
         self._step = 0
         self._start = 0.0
@@ -103,6 +114,10 @@ class Trainer:
         elapsed = self._restore() if resume else 0.0
         if not resume:
             (self.out_dir / METRICS_NAME).unlink(missing_ok=True)
+            if self._rounding is not None:
+                images = min(self.settings.qat_calibration_images, len(self.dataset.records))
+                self._console.print(f"measure the ranges of tensors on {images} images")
+                self._rounding.measure(self._raw, self.dataset, images)
         self._start = time.monotonic() - elapsed
         largest = max(self.settings.largest_size, self.settings.augment.fit_size or 0)
         maker = BatchMaker(
@@ -157,7 +172,9 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["rate_scale"]
         batch = self._to_device(batch)
-        losses: dict[str, Tensor] = self._model.losses(batch.frame, batch.valid_hw, batch.targets)
+        losses: dict[str, Tensor] = self._model.losses(
+            batch.frame, batch.valid_hw, batch.targets, settings=self._loss_settings
+        )
         total = torch.stack([value.float() for value in losses.values()]).sum()
         self._fabric.backward(total)
         norm_tensor = self._fabric.clip_gradients(
@@ -214,7 +231,8 @@ class Trainer:
             save_checkpoint(model, self.out_dir / BEST_NAME, self._metadata({"segm_AP": f"{ap:.4f}"}))
 
     def _metadata(self, extra: dict[str, str]) -> dict[str, str]:
-        return {"step": str(self._step), "train_settings": self.settings.model_dump_json(), **extra}
+        rounding = self._rounding.metadata() if self._rounding is not None else {}
+        return {"step": str(self._step), "train_settings": self.settings.model_dump_json(), **rounding, **extra}
 
     def _plan(self, step: int) -> tuple[int, AugmentConfig] | None:
         if self.total_steps is not None and step >= self.total_steps:
@@ -245,6 +263,7 @@ class Trainer:
             average_updates=self._average.updates,
             optimizer=self._optimizer.state_dict(),
             best=self._result.best,
+            qat_ranges=self._rounding.stored() if self._rounding is not None else {},
         )
         save_run_state(state, self.out_dir)
 
@@ -252,6 +271,9 @@ class Trainer:
         state = load_run_state(self.out_dir)
         if state.classes != list(self.dataset.classes):
             raise InputError(f"the saved run was trained on {state.classes}, not on {list(self.dataset.classes)}")
+        check_resumed(self._rounding, state.qat_ranges)
+        if self._rounding is not None:
+            self._rounding.restore(state.qat_ranges)
         self._raw.load_state_dict(state.model)
         self._average.load(state.average, state.average_updates)
         self._optimizer.load_state_dict(state.optimizer)

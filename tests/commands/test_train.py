@@ -67,6 +67,22 @@ def test_settings_can_be_seen_before_they_are_used(tmp_path: Path) -> None:
     assert "give one" in str(fails(*data, "--init", "a", "--grow", "b"))
 
 
+def test_rounding_is_learnt_by_a_short_schedule_from_a_trained_model(tmp_path: Path) -> None:
+    """Its recipe goes over the data set's, and the model has to be there as a whole."""
+    annotations, images = write_tiny_coco(tmp_path)
+    data = ("--out", str(tmp_path / "out"), "--annotations", str(annotations), "--images", str(images), "--qat")
+    result = CliRunner().invoke(app, [*data, "--recipe", "nwpu", "--ema-decay", "0.5", "--show"])
+    assert result.exit_code == 0, result.exception
+    shown = yaml.safe_load(result.stdout)
+    assert (shown["qat"], shown["epochs"], shown["precision"], shown["ema_decay"]) == (True, 4, "32-true", 0.5)
+    assert shown["augment"]["scale_range"] == [0.6, 1.5]
+    error = fails(*data)
+    assert isinstance(error, InputError) and "give it with --init" in str(error)
+    other_classes = fails(*data, "--init", "rs4d-edge-nano-bbox")
+    assert isinstance(other_classes, InputError) and "has no roi_head.bbox_head.fc_cls.weight" in str(other_classes)
+    assert "mask_head.detail" not in str(other_classes)  # in the preset, and not in these older weights
+
+
 def test_an_error_is_one_line_and_says_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

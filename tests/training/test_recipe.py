@@ -41,6 +41,16 @@ def test_encoder_head_data_set_and_options_go_over_each_other(tmp_path: Path) ->
     assert [stage.size for stage in settings.sizes] == [64]
 
 
+def test_rounding_has_a_recipe_over_the_shipped_ones_and_under_one_s_own(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("lr: 0.5\n")
+    config = preset("rs4d-edge-nano-bbox")
+    shipped, mine = (merge(recipe_layers(name, config, qat=True)) for name in ("nwpu", str(own)))
+    assert shipped.qat and shipped.lr < merge(recipe_layers("nwpu", config)).lr / 10
+    assert shipped.augment.scale_range == (0.6, 1.5) and shipped.epochs == mine.epochs
+    assert mine.qat and mine.lr == 0.5
+
+
 def test_whoever_says_when_to_end_is_the_only_one() -> None:
     assert merge([{"epochs": 3}, {"max_minutes": 2}]).epochs is None
     with pytest.raises(InputError, match="exactly one of epochs and max_minutes"):

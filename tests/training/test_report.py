@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from rs4d_edge.errors import DataError
+from rs4d_edge.report_style import STYLE_SHEET
+from rs4d_edge.report_svg import STAND_INS, VARIABLES
 from rs4d_edge.training.report import write_report
-from rs4d_edge.training.report_plots import STAND_INS, STRONG_SHARE, VARIABLES, cell_opacity
-from rs4d_edge.training.report_style import STYLE_SHEET
+from rs4d_edge.training.report_plots import STRONG_SHARE, cell_opacity
 from rs4d_edge.training.run_state import STATE_NAME
 from tests.training.test_run_metrics import train
 
