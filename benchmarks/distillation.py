@@ -28,7 +28,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rs4d_edge.commands.evaluate import write_json
 from rs4d_edge.errors import InputError
 from rs4d_edge.machine import machine_record
 from rs4d_edge.reference.checkpoints import save_checkpoint
@@ -36,6 +35,7 @@ from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.presets import preset
 from rs4d_edge.training.warm_start import warm_start
+from rs4d_edge.whole_file import write_json
 
 NO_TEACHER = "no distillation"
 SHORT = "no distillation, no more epochs"  # what fine-tuning alone gives in the time that the others leave for it

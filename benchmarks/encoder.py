@@ -24,9 +24,9 @@ from rich.table import Table
 from benchmarks.encoder_plot import draw
 from benchmarks.encoder_sizes import ORT, OURS, PUBLISHED, SAM, Settings, SizeResult, measure_size
 from benchmarks.measuring import Bar, bars_table, has_bf16, ratio, restart_with_quiet_threads
-from rs4d_edge.commands.evaluate import write_json
 from rs4d_edge.machine import machine_record
 from rs4d_edge.native.library import load_native_scan
+from rs4d_edge.whole_file import write_json
 
 SIZES, QUICK_SIZES = (512, 1024, 2048), (128, 256)
 JUDGED_SIZE, LARGE_SIZE = 1024, 2048

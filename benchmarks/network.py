@@ -29,7 +29,6 @@ from benchmarks.measuring import Bar, Timed, bars_table, precisions, restart_wit
 from benchmarks.network_models import Candidate, candidate, export, without_threshold
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.calibration.frames import load_frames
-from rs4d_edge.commands.evaluate import write_json
 from rs4d_edge.export.recipes import Target
 from rs4d_edge.frames import Frame
 from rs4d_edge.machine import machine_record
@@ -37,6 +36,7 @@ from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.table import open_runtime
 from rs4d_edge.scenes import generate_scene
+from rs4d_edge.whole_file import write_json
 
 MODELS = {"nano": "rs4d-edge-nano-bbox", "small": "rs4d-edge-small-bbox"}
 UNIT_BARS = {"fp32": {"nano": 5.4, "small": 15.0}, "bf16": {"nano": 8.0, "small": 21.0}}

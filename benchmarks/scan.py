@@ -17,11 +17,11 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.measuring import Bar, Timed, Times, bars_table, restart_with_quiet_threads, take_turns
-from rs4d_edge.commands.evaluate import write_json
 from rs4d_edge.errors import RuntimeUnavailable
 from rs4d_edge.machine import machine_record
 from rs4d_edge.native.library import NativeScan, ScanShape, load_native_scan
 from rs4d_edge.reference.scan import selective_scan, selective_scan_chunked, selective_scan_reference
+from rs4d_edge.whole_file import write_json
 
 CHANNELS, STATES, LENGTH = 512, 16, 4096
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rs4d_edge.errors import ParityError
-from rs4d_edge.export.tolerances import Tolerances
+from rs4d_edge.tolerances import Tolerances
 
 Array = npt.NDArray[Any]
 

@@ -16,31 +16,32 @@ import torch
 
 from rs4d_edge.calibration.frames import PreparedBatch, prepare
 from rs4d_edge.contract import INPUT_NAMES, OUTPUT_NAMES, ModelContract
+from rs4d_edge.detection_parity import DetectionCheck
 from rs4d_edge.detections import Detections
 from rs4d_edge.errors import ParityError, RuntimeFailure
 from rs4d_edge.export.bisect import FeatureDifference, compare_features
-from rs4d_edge.export.matching import FrameComparison, compare_detections, exceeds
-from rs4d_edge.export.tolerances import Tolerances
 from rs4d_edge.frames import Frame
-from rs4d_edge.manifest import DetectionParity, ParityRecord, TensorParity
+from rs4d_edge.manifest import ParityRecord, TensorParity
 from rs4d_edge.predictor import to_detections
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.contract import Runtime, TensorSpec
+from rs4d_edge.tolerances import Tolerances
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
 class Comparison:
-    """What was measured on all golden frames: `features` in the order of computation, the rest frame by frame."""
+    """What was measured on all golden frames: `features` in the order of computation, `detections` frame by frame."""
 
     limits: Tolerances
     features: dict[str, FeatureDifference] = field(default_factory=dict)
-    frames: list[FrameComparison] = field(default_factory=list)
     references: list[Detections] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
-    moved: list[str] = field(default_factory=list)  # pairs that are further apart than the limits
-    excused: int = 0  # detections without partner whose score is next to the cut
+    detections: DetectionCheck = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.detections = DetectionCheck(self.limits)
 
     def first_departing(self) -> FeatureDifference | None:
         """The first intermediate result that is further from the reference than its limit."""
@@ -59,24 +60,14 @@ class Comparison:
 
     def record(self) -> ParityRecord:
         """For the manifest."""
-        matches = [match for frame in self.frames for match in frame.matches]
         return ParityRecord(
-            frames=len(self.frames),
+            frames=len(self.detections.frames),
             tensors=tuple(
                 TensorParity(name=each.name, max_abs_diff=each.max_abs, tolerance=each.limit(self.limits.tensor))
                 for each in self.features.values()
                 if each.dense
             ),
-            detections=DetectionParity(
-                reference=sum(frame.reference for frame in self.frames),
-                exported=sum(frame.exported for frame in self.frames),
-                matched=len(matches),
-                match_iou=self.limits.match_iou,
-                max_box_diff_px=max((match.box_px for match in matches), default=None),
-                max_score_diff=max((match.score for match in matches), default=None),
-                min_mask_iou=min((match.mask_iou for match in matches), default=None),
-                excused_at_the_cut=self.excused,
-            ),
+            detections=self.detections.record(),
             tolerances=self.limits.model_dump(),
         )
 
@@ -113,12 +104,7 @@ def compare(
         _compare_features(result, model, features, batch)
         _compare_detections(result, model, exported, contract, batch)
     result.complaints += [str(each) for each in result.features.values() if each.dense and each.departs(limits)]
-    lonely = sum(len(frame.lonely) for frame in result.frames) - result.excused
-    total = sum(frame.reference + frame.exported for frame in result.frames)
-    if lonely > limits.unmatched * total:
-        result.complaints.append(f"{lonely} of {total} detections have no partner")
-    if len(result.moved) > limits.moved_pairs * sum(len(frame.matches) for frame in result.frames):
-        result.complaints.append(f"{len(result.moved)} pairs moved: {'; '.join(result.moved[:3])}")
+    result.complaints += result.detections.complaints()
     return result
 
 
@@ -146,24 +132,13 @@ def _compare_detections(
     except RuntimeFailure as error:
         raise ParityError(f"the export's outputs cannot be used: {error}") from error
     for row, (reference, other) in enumerate(zip(*pairs, strict=True)):
-        comparison = compare_detections(reference, other, result.limits.match_iou)
-        result.frames.append(comparison)
         result.references.append(reference)
-        scale = 1.0 / min(batch.geometries[row].factors_yx)
-        result.moved += [
-            f"{reference.class_names[match.reference]} of frame {batch.first + row} by {match.box_px:.2f} px, "
-            f"{match.score:.1e} in score, to mask IoU {match.mask_iou:.3f}"
-            for match in comparison.matches
-            if exceeds(match, result.limits, scale)
-        ]
         cuts = [
             contract.score_threshold,
             *_full_list_cut(expected["scores"][row]),
             *_full_list_cut(found["scores"][row]),
         ]
-        result.excused += sum(
-            min(abs(score - cut) for cut in cuts) <= result.limits.cut_margin for score in comparison.lonely
-        )
+        result.detections.add(reference, other, cuts, 1.0 / min(batch.geometries[row].factors_yx))
 
 
 def _full_list_cut(scores: Array) -> list[float]:

@@ -27,6 +27,7 @@ from rs4d_edge.errors import BundleError, InputError
 from rs4d_edge.frames import Frame, check_frame, read_image
 from rs4d_edge.manifest import (
     MANIFEST_NAME,
+    AccuracyOnData,
     FileRecord,
     GoldenFrame,
     Manifest,
@@ -35,7 +36,7 @@ from rs4d_edge.manifest import (
     manifest_text,
     parse_manifest,
 )
-from rs4d_edge.quantization_record import QuantizationRecord
+from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 
 GOLDEN_FOLDER = "golden"
 AGAIN = "copy or export the bundle again"
@@ -75,6 +76,14 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     Raises `BundleError`, which names what is missing, cut short, edited or of another version, and what to do.
     """
     root = Path(path)
+    bundle = Bundle(path=root, manifest=read_manifest(root))
+    for record in bundle.manifest.files:
+        _check_file(root, record)
+    return bundle
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the bundle at `root`, its seal checked, but no other file. Raises `BundleError`."""
     if not root.exists():
         raise BundleError(f"{root} does not exist: expected a bundle's folder, as written by rs4d-export")
     if not root.is_dir():
@@ -86,10 +95,20 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         text = manifest_path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{manifest_path} cannot be read ({error}): {AGAIN}") from error
-    bundle = Bundle(path=root, manifest=parse_manifest(text, str(manifest_path)))
-    for record in bundle.manifest.files:
+    return parse_manifest(text, str(manifest_path))
+
+
+def damaged_files(root: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of the bundle at `root`, one sentence each; empty if nothing is."""
+    return [problem for record in manifest.files if (problem := _problem(root, record)) is not None]
+
+
+def _problem(root: Path, record: FileRecord) -> str | None:
+    try:
         _check_file(root, record)
-    return bundle
+    except BundleError as error:
+        return str(error)
+    return None
 
 
 def _check_file(root: Path, record: FileRecord) -> None:
@@ -158,6 +177,8 @@ class BundleDraft:
         machine: Mapping[str, str] | None = None,
         options: Mapping[str, str | int | float | bool] | None = None,
         quantization: QuantizationRecord | None = None,
+        ranges: RangeRecord | None = None,
+        accuracy: AccuracyOnData | None = None,
     ) -> Manifest:
         """Hash every file in the draft and write the manifest (its fields are `Manifest`'s); the draft is then final.
 
@@ -184,6 +205,8 @@ class BundleDraft:
             machine=dict(machine or {}),
             options=dict(options or {}),
             quantization=quantization,
+            ranges=ranges,
+            accuracy=accuracy,
         )
         (self.path / MANIFEST_NAME).write_text(manifest_text(self.manifest), encoding="utf-8")
         return self.manifest

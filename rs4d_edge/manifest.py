@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from rs4d_edge.contract import ModelContract
 from rs4d_edge.errors import BundleError
-from rs4d_edge.quantization_record import QuantizationRecord
+from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -91,6 +91,24 @@ class ParityRecord(_Record):
     tolerances: dict[str, float]
 
 
+class AveragePrecision(_Record):
+    """COCO AP of boxes or masks, fractions of 1: over IoU 0.5 to 0.95, and at 0.5."""
+
+    ap: float = Field(ge=0, le=1)
+    ap50: float = Field(ge=0, le=1)
+
+
+class AccuracyOnData(_Record):
+    """What the reference scored at the export on a COCO file: its name, its SHA-256, and how many images it names."""
+
+    reference: str = "torch fp32"
+    annotations: str = Field(min_length=1)
+    annotations_sha256: Sha256
+    images: int = Field(ge=1)
+    boxes: AveragePrecision
+    masks: AveragePrecision
+
+
 class GoldenFrame(_Record):
     """One frame (PNG) and the reference's detections on it (JSON, `Detections.to_dict`)."""
 
@@ -102,7 +120,7 @@ class Manifest(_Record):
     """Everything that a device must know about a bundle. `model` is the file that the runtime opens.
 
     `tools` and `machine` say what exported it (package or property: version or value); `options` are the export's own.
-    `quantization` None: the file has no such entry.
+    `quantization`, `ranges` or `accuracy` None: the file has no such entry.
     """
 
     schema_version: Literal[1] = 1
@@ -121,6 +139,8 @@ class Manifest(_Record):
     machine: dict[str, str] = {}
     options: dict[str, str | int | float | bool] = {}
     quantization: QuantizationRecord | None = None
+    ranges: RangeRecord | None = None
+    accuracy: AccuracyOnData | None = None
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Manifest:
@@ -139,7 +159,8 @@ class Manifest(_Record):
 
 def manifest_text(manifest: Manifest) -> str:
     """The manifest as the JSON text that `parse_manifest` reads, with its seal."""
-    content = manifest.model_dump(mode="json", exclude=None if manifest.quantization else {"quantization"})
+    absent = {name for name in ("quantization", "ranges", "accuracy") if getattr(manifest, name) is None}
+    content = manifest.model_dump(mode="json", exclude=absent)
     return json.dumps({**content, "seal": _seal(content)}, indent=2, ensure_ascii=False) + "\n"
 
 

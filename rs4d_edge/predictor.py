@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rs4d_edge.bundle import open_bundle
+from rs4d_edge.bundle import Bundle, open_bundle
 from rs4d_edge.contract import OUTPUT_NAMES, MaskKind, ModelContract
 from rs4d_edge.detections import Detections
 from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure
@@ -55,14 +55,18 @@ class Predictor:
         runtime: str | None = None,
         threads: int | None = None,
         score_threshold: float | None = None,
+        self_test: bool = False,
     ) -> None:
         """Open `source`: the path of a bundle's folder, or a reference model.
 
         `runtime` replaces the bundle's own (`onnxruntime`, `openvino`, ...), if that one can read its model; `threads`
         None leaves the number to the engine; `score_threshold` raises the model's own, which is already applied inside
-        its graph. Raises `BundleError`, `RuntimeUnavailable` or `InputError`.
+        its graph. With `self_test` a bundle's golden frames are run first, and `ParityError` is raised unless they
+        give what the reference gave, by the limits of the export. Raises `BundleError`, `RuntimeUnavailable` or
+        `InputError`.
         """
         self.manifest: Manifest | None = None
+        bundle: Bundle | None
         if isinstance(source, str | os.PathLike):
             _refuse_checkpoint(Path(source))
             bundle = open_bundle(source)
@@ -74,10 +78,25 @@ class Predictor:
             name = runtime if runtime is not None else bundle.manifest.runtime
             opened = open_runtime(name, bundle.model_path, threads=threads, precision=bundle.manifest.precision)
         else:
+            bundle = None
             contract = _contract_of(source)
             threshold = _threshold(score_threshold, contract)
             opened = _reference_runtime(source, runtime, threads)
-        self._start(opened, contract, threshold)
+        self._start(opened, contract, contract.score_threshold if self_test else threshold)
+        if self_test:
+            self._test_itself(bundle)
+            self.score_threshold = threshold
+
+    def _test_itself(self, bundle: Bundle | None) -> None:
+        from rs4d_edge.verification import require_golden  # which needs this module
+
+        try:
+            if bundle is None:
+                raise InputError("self_test is for bundles, which carry golden frames; a reference model has none")
+            require_golden(self, bundle)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def over(cls, runtime: Runtime, contract: ModelContract, *, score_threshold: float | None = None) -> Predictor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.errors import InputError, RuntimeUnavailable
 from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.predictor import Predictor
+from rs4d_edge.whole_file import write_json
 
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KINDS = {"bbox": "boxes", "segm": "masks"}
@@ -48,7 +47,7 @@ def evaluate_source(
     try:  # here, so that a device without the package is told so
         from rs4d_edge.evaluation.coco import evaluate
     except ModuleNotFoundError as error:
-        raise _lacking(error, "rs4d-eval") from error
+        raise lacking(error, "rs4d-eval") from error
     with open_source(source, runtime, threads) as predictor, Progress(console=console, transient=True) as progress:
         task = progress.add_task("evaluating")
         figures = evaluate(
@@ -74,11 +73,12 @@ def open_source(source: str, runtime: str | None, threads: int | None) -> Predic
     try:
         from rs4d_edge.reference.loading import load  # here: a bundle is evaluated without torch
     except ModuleNotFoundError as error:
-        raise _lacking(error, f"the checkpoint {source}") from error
+        raise lacking(error, f"the checkpoint {source}") from error
     return Predictor(load(source), runtime=runtime, threads=threads)
 
 
-def _lacking(error: ModuleNotFoundError, what: str) -> RuntimeUnavailable:
+def lacking(error: ModuleNotFoundError, what: str) -> RuntimeUnavailable:
+    """The error that says what to install for `what`."""
     return RuntimeUnavailable(
         f"{what} needs the package {error.name}, which is not installed: "
         'pip install "rs4d-edge[train]", or to evaluate bundles alone: pip install faster-coco-eval'
@@ -109,19 +109,6 @@ def class_table(figures: dict[str, Any]) -> Table:
 def _figure(value: float | None) -> str:
     """Three decimals; a dash where there was nothing to find."""
     return "-" if value is None else f"{value:.3f}"
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write under a temporary name, then give the file its own. `InputError` where that is not possible."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main() -> None:

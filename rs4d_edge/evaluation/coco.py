@@ -63,6 +63,21 @@ def evaluate(
     `DataError`: missing or unreadable images (unless `skip_missing` leaves the missing out), malformed annotations or
     none, or classes that are not those of the model.
     """
+    truth, results = find_objects(predictor, annotations, images_dir, progress, skip_missing=skip_missing, limit=limit)
+    figures = score_results(truth, results)
+    return {"images": len(truth["images"]), "detections": len(results), **figures}
+
+
+def find_objects(
+    predictor: FrameDetector,
+    annotations: Path,
+    images_dir: Path,
+    progress: ReportProgress | None = None,
+    *,
+    skip_missing: bool = False,
+    limit: int | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Runs every annotated image, as `evaluate`; returns COCO ground truth and COCO results (RLE masks)."""
     truth = _truth(annotations, images_dir, skip_missing, limit)
     results: list[dict[str, Any]] = []
     category_ids: list[int] | None = None
@@ -73,8 +88,7 @@ def evaluate(
         results += detections.to_coco(image_id=int(image["id"]), category_ids=category_ids)
         if progress is not None:
             progress(done, len(truth["images"]))
-    figures = score_results(truth, results)
-    return {"images": len(truth["images"]), "detections": len(results), **figures}
+    return truth, results
 
 
 def score_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,23 +97,24 @@ def score_results(truth: dict[str, Any], results: list[dict[str, Any]]) -> dict[
     confusion = confusion_matrix(truth, results)
     if not results:
         return {**{kind: _nothing_found(truth, names) for kind in KINDS}, "confusion": confusion}
+    return {**{kind: score_kind(truth, results, kind) for kind in KINDS}, "confusion": confusion}
+
+
+def score_kind(truth: dict[str, Any], results: list[dict[str, Any]], kind: Literal["bbox", "segm"]) -> dict[str, Any]:
+    """Figures of one kind of COCO `results`, of which there must be some: AP, AP50, ... and `per_class`."""
+    names = {int(category["id"]): str(category["name"]) for category in truth["categories"]}
     reference = COCO(truth)
-    figures: dict[str, Any] = {}
-    for kind in KINDS:
-        # With a box beside it, COCO's tool would take a mask's size from the box.
-        found = reference.loadRes(
-            [{key: entry[key] for key in entry if (kind, key) != BOX_OF_MASK} for entry in results]
-        )
-        measure = COCOeval_faster(reference, found, iouType=kind, print_function=_silent)
-        measure.run()
-        values: dict[str, Any] = {name: _known(measure.stats[place]) for name, place in SUMMARY_PLACES.items()}
-        precision = np.asarray(measure.eval["precision"])  # IoU, recall, class, area, detections per image
-        per_class = {}
-        for place, category in enumerate(measure.params.catIds):
-            of_class = precision[:, :, place, ALL_AREAS, -1]
-            per_class[names[int(category)]] = {"AP": _mean(of_class), "AP50": _mean(of_class[IOU_50])}
-        figures[kind] = {**values, "per_class": per_class}
-    return {**figures, "confusion": confusion}
+    # With a box beside it, COCO's tool would take a mask's size from the box.
+    found = reference.loadRes([{key: entry[key] for key in entry if (kind, key) != BOX_OF_MASK} for entry in results])
+    measure = COCOeval_faster(reference, found, iouType=kind, print_function=_silent)
+    measure.run()
+    values: dict[str, Any] = {name: _known(measure.stats[place]) for name, place in SUMMARY_PLACES.items()}
+    precision = np.asarray(measure.eval["precision"])  # IoU, recall, class, area, detections per image
+    per_class = {}
+    for place, category in enumerate(measure.params.catIds):
+        of_class = precision[:, :, place, ALL_AREAS, -1]
+        per_class[names[int(category)]] = {"AP": _mean(of_class), "AP50": _mean(of_class[IOU_50])}
+    return {**values, "per_class": per_class}
 
 
 def match_categories(categories: list[dict[str, Any]], class_names: Sequence[str], annotations: Path) -> list[int]:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from rs4d_edge.commands.evaluate import app, write_json
+from rs4d_edge.commands.evaluate import app
 from rs4d_edge.errors import DataError, InputError, RuntimeUnavailable
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.checkpoints import save_checkpoint
@@ -86,15 +85,6 @@ def test_what_cannot_be_evaluated_is_named(task: tuple[Path, Path, Path], tmp_pa
     assert isinstance(folder.exception, InputError)
     unknown = runner.invoke(app, ["no-such-model", "--data", truth, "--images", images])
     assert isinstance(unknown.exception, InputError)
-
-
-def test_figures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "figures.json"
-    write_json({"AP": 0.5}, path)
-    with pytest.raises(TypeError):
-        write_json({"AP": np.float32}, path)
-    assert json.loads(path.read_text()) == {"AP": 0.5}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_class_without_objects_is_null_in_the_json(task: tuple[Path, Path, Path], tmp_path: Path) -> None:

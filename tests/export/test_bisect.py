@@ -9,7 +9,8 @@ import pytest
 from rs4d_edge.errors import ParityError
 from rs4d_edge.export.bisect import FeatureDifference, compare_features
 from rs4d_edge.export.recipes import Precision
-from rs4d_edge.export.tolerances import TOLERANCES, Tolerances
+from rs4d_edge.export.tolerances import TOLERANCES
+from rs4d_edge.tolerances import Tolerances
 
 Floats = npt.NDArray[np.float32]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rs4d_edge.detections import Detections
-from rs4d_edge.export.matching import Match, compare_detections, exceeds, mask_difference, pairwise_iou
 from rs4d_edge.export.recipes import Precision
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.masks import InstanceMask, MaskCrop
+from rs4d_edge.matching import Match, compare_detections, exceeds, mask_difference, pairwise_iou
 
 Row = tuple[tuple[float, float, float, float], float, int]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rs4d_edge.detections import Detections
-from rs4d_edge.export.tolerances import Tolerances
 from rs4d_edge.masks import MaskCrop
+from rs4d_edge.tolerances import Tolerances
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,0 +1,204 @@
+"""Every fault that a bundle or a machine can have is found, and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rs4d_edge.bundle import open_bundle, write_bundle
+from rs4d_edge.commands.verify import app
+from rs4d_edge.errors import ParityError
+from rs4d_edge.manifest import MANIFEST_NAME, ParityRecord, WeightsRecord
+from rs4d_edge.predictor import Predictor
+from rs4d_edge.runtimes import table
+from rs4d_edge.tolerances import Tolerances
+from rs4d_edge.verification import Outcome, Verification, verify
+from tests.stand_ins import KnownRuntime, contract, golden_frame, outputs, parity
+
+CONTRACT = contract(detections=8)  # more than are found: no list is full
+BOXES: list[list[float]] = [[10, 8, 50, 40], [2, 2, 20, 20], [40, 30, 60, 60]]
+SCORES, LABELS = [0.9, 0.6, 0.5], [2, 0, 1]
+LIMITS = Tolerances(
+    tensor=1e-4,
+    score=1e-3,
+    box_px=0.5,
+    match_iou=0.9,
+    mask_iou=0.95,
+    mask_px=4,
+    cut_margin=1e-3,
+    unmatched=0.0,
+    moved_rows=0.1,
+)
+
+
+class Engine:
+    """Answers as the reference did, unless a test changes `boxes`, `scores`, `labels` or `nan`."""
+
+    def __init__(self) -> None:
+        self.boxes, self.scores, self.labels = [list(box) for box in BOXES], list(SCORES), list(LABELS)
+        self.nan = False
+        self.opened: list[KnownRuntime] = []
+
+    def open(self, name: str, path: Path, **options: Any) -> KnownRuntime:
+        answer = outputs(CONTRACT, self.boxes, self.scores, self.labels)
+        if self.nan:
+            answer["boxes"][0, 0, 0] = np.nan
+        self.opened.append(KnownRuntime(CONTRACT, answer))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(table, "open_runtime", made.open)
+    return made
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, engine: Engine) -> Path:
+    with Predictor.over(engine.open("", tmp_path), CONTRACT) as predictor:
+        reference = predictor.run(golden_frame())
+    record = ParityRecord(**{**parity().model_dump(), "tolerances": LIMITS.model_dump()})
+    with write_bundle(tmp_path / "bundle") as draft:
+        (draft.path / "model.onnx").write_bytes(bytes(range(256)) * 40)
+        draft.add_golden(golden_frame(), reference)
+        draft.seal(
+            name="small",
+            target="onnx",
+            runtime="onnxruntime",
+            precision="fp32",
+            contract=CONTRACT,
+            model="model.onnx",
+            weights=WeightsRecord(name="small.safetensors", sha256="0" * 64),
+            parity=record,
+            tools={"onnxruntime": "0.0.1"},
+        )
+    return tmp_path / "bundle"
+
+
+def failure(result: Verification) -> str:
+    """What the one check that failed has found; it is the last one."""
+    assert not result.passed
+    assert [check.outcome is Outcome.FAILED for check in result.checks].index(True) == len(result.checks) - 1
+    return result.checks[-1].found
+
+
+def test_a_sound_bundle_is_proven(bundle: Path) -> None:
+    result = verify(bundle)
+    assert result.passed
+    assert result.checks[-1].found.startswith("3 of 3 matched on 1 frames")
+    (version,) = [check for check in result.checks if check.what.startswith("version")]
+    assert version.outcome is Outcome.NOTICE and "exported with 0.0.1" in version.found
+    assert json.loads(json.dumps(result.record(), allow_nan=False))["detections"]["matched"] == 3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_flipped_bit_anywhere_is_found_and_its_file_named(bundle: Path, engine: Engine, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in bundle.rglob("*") if path.is_file())
+    opened = len(engine.opened)
+    for path in files:
+        content = bytearray(path.read_bytes())
+        place, bit = int(rng.integers(len(content))), int(rng.integers(8))
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        assert path.name in failure(verify(bundle)), (place, bit)
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+    assert len(engine.opened) == opened  # nothing damaged was ever loaded
+    assert verify(bundle).passed
+
+
+def test_all_damaged_files_are_named_at_once(bundle: Path) -> None:
+    (bundle / "model.onnx").write_bytes(b"another model")
+    (bundle / "golden" / "frame_0.png").unlink()
+    found = failure(verify(bundle))
+    assert "model.onnx is longer" in found or "model.onnx is cut short" in found
+    assert "lacks golden/frame_0.png" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda manifest: manifest["contract"].update(score_threshold=0.3), "contract.score_threshold"),
+        (lambda manifest: manifest["contract"]["classes"].reverse(), "contract.classes"),
+        (lambda manifest: manifest.update(precision="int8"), "precision"),
+        (lambda manifest: manifest["parity"]["tolerances"].update(box_px=1e9), "parity"),
+    ],
+)
+def test_an_edited_manifest_is_found_and_the_entry_named(bundle: Path, change: Any, named: str) -> None:
+    path = bundle / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    assert f"was edited after the export: {named}" in failure(verify(bundle))
+
+
+def test_a_detection_that_moved_or_is_gone_is_found(bundle: Path, engine: Engine) -> None:
+    engine.boxes[0][0] += 2
+    assert "1 pairs moved: bridge of frame 0" in failure(verify(bundle))
+    engine.boxes[0][0] -= 2
+    engine.scores[1] += 0.01
+    assert "airplane of frame 0 by 0.00 px, 1.0e-02 in score" in failure(verify(bundle))
+    engine.scores[1] -= 0.01
+    engine.labels[2] = 0
+    assert "2 of 6 detections have no partner" in failure(verify(bundle))
+    engine.labels[2] = 1
+    assert verify(bundle).passed
+
+
+def test_a_detection_at_the_threshold_is_excused(bundle: Path, engine: Engine) -> None:
+    engine.boxes.append([70, 5, 90, 30])
+    engine.scores.append(CONTRACT.score_threshold + 5e-4)
+    engine.labels.append(1)
+    result = verify(bundle)
+    assert result.passed and result.golden is not None and result.golden.excused == 1
+    engine.scores[-1] += 0.1
+    assert "1 of 7 detections have no partner" in failure(verify(bundle))
+
+
+def test_an_engine_that_answers_with_nan_fails(bundle: Path, engine: Engine) -> None:
+    engine.nan = True
+    assert "NaN" in failure(verify(bundle))
+    assert engine.opened[-1].closed
+
+
+def test_limits_of_another_version_are_refused(bundle: Path, tmp_path: Path) -> None:
+    opened = open_bundle(bundle)
+    entries = {name: getattr(opened.manifest, name) for name in ("name", "target", "runtime", "precision", "contract")}
+    with write_bundle(tmp_path / "old") as draft:
+        (draft.path / "model.onnx").write_bytes(b"graph")
+        draft.add_golden(*opened.golden()[0])
+        draft.seal(**entries, model="model.onnx", weights=opened.manifest.weights, parity=parity())
+    assert "another version of rs4d-edge" in failure(verify(tmp_path / "old"))
+
+
+def test_a_predictor_tests_itself_with_the_models_own_threshold(bundle: Path, engine: Engine) -> None:
+    with Predictor(bundle, self_test=True, score_threshold=0.7) as predictor:
+        assert len(predictor.run(golden_frame())) == 1
+    engine.boxes[1][3] += 1
+    with pytest.raises(ParityError, match=r"self-test of .* 1 pairs moved: airplane"):
+        Predictor(bundle, self_test=True)
+    assert engine.opened[-1].closed
+    Predictor(bundle).close()
+
+
+def test_the_command_ends_with_a_status_and_a_record(bundle: Path, engine: Engine, tmp_path: Path) -> None:
+    json_path = tmp_path / "record.json"
+    result = CliRunner().invoke(app, [str(bundle), "--json", str(json_path)])
+    assert result.exit_code == 0 and "proven" in result.output
+    assert json.loads(json_path.read_text())["passed"] is True
+    engine.boxes[0][0] += 2
+    result = CliRunner().invoke(app, [str(bundle), "--json", str(json_path)])
+    assert result.exit_code == 1 and "not proven" in result.output
+    record = json.loads(json_path.read_text())
+    assert record["passed"] is False and record["moved"]
+    result = CliRunner().invoke(app, [str(tmp_path / "nowhere"), "--json", str(json_path)])
+    assert result.exit_code == 1
+    (check,) = json.loads(json_path.read_text())["checks"]
+    assert check["outcome"] == "failed" and "does not exist" in check["found"]
