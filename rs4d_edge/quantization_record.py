@@ -1,4 +1,4 @@
-"""What a bundle's manifest says of its quantization: what it was calibrated on, and which layers are quantized."""
+"""What a bundle's manifest says of its number formats: calibrated on what, what is quantized, what stays in fp32."""
 
 from __future__ import annotations
 
@@ -41,11 +41,16 @@ class CalibrationIdentity(_Record):
 
 
 class AccuracyStep(_Record):
-    """One measurement: mask AP with the layers `restored` in high precision, and why it was made."""
+    """One measurement: mask AP with the layers `restored` in high precision, and why it was made.
+
+    `latency_ratio`: the time of a run over that of the model in fp32, both by turns in one process; None if that was
+    not measured.
+    """
 
     why: str
     restored: tuple[str, ...]
     mask_ap: float = Field(ge=0, le=1)
+    latency_ratio: float | None = Field(None, gt=0)
 
 
 class AccuracyRecord(_Record):
@@ -82,3 +87,27 @@ class QuantizationRecord(_Record):
     high_precision: tuple[str, ...]
     rest: str
     accuracy: AccuracyRecord | None = None
+
+
+class Fp32Island(_Record):
+    """A node that computes in fp32 amid fp16, because `tensor`, which it reads or writes, reaches `largest`."""
+
+    node: str
+    tensor: str
+    largest: float = Field(gt=0)
+
+
+class RangeRecord(_Record):
+    """How large the tensors became on calibration frames, and which nodes stay in fp32 therefore.
+
+    `pixels` is the SHA-256 of the frames' decoded RGB pixels; `source` names where the `frames` frames came from.
+    `limit` is the largest magnitude that was left to fp16, a part of its 65504. `largest` has the magnitude of each
+    tensor in fp16 by its name in the fp32 graph. `islands` were chosen by it; what is always in fp32 is not listed.
+    """
+
+    pixels: _Sha256
+    source: str
+    frames: int = Field(ge=1)
+    limit: float = Field(gt=0)
+    largest: dict[str, float]
+    islands: tuple[Fp32Island, ...]
