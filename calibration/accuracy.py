@@ -16,25 +16,32 @@ from rs4d_edge.errors import InputError
 from rs4d_edge.quantization_record import AccuracyStep
 
 Measure = Callable[[frozenset[str]], float]
+Latency = Callable[[frozenset[str]], float]
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class AccuracyGoal:
-    """The mask AP on `annotations` (a COCO file, its images beside it or in `images`) may fall by `max_drop`."""
+class ValidationSet:
+    """What mask AP is measured on: a COCO file, its images beside it or in `images`."""
 
     annotations: Path
-    max_drop: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_drop < 1:
-            raise InputError(f"--max-drop {self.max_drop} must be from 0 to below 1: a difference of mask AP")
 
     @property
     def images_dir(self) -> Path:
         """Where the images are."""
         beside = self.annotations.parent / "images"
         return beside if beside.is_dir() else self.annotations.parent
+
+
+@dataclass(frozen=True)
+class AccuracyGoal(ValidationSet):
+    """The mask AP on `annotations` may fall by `max_drop`."""
+
+    max_drop: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < 1:
+            raise InputError(f"--max-drop {self.max_drop} must be from 0 to below 1: a difference of mask AP")
 
 
 class Repair(NamedTuple):
@@ -48,16 +55,23 @@ class Repair(NamedTuple):
 
 
 def choose_layers(
-    groups: Sequence[frozenset[str]], measure: Measure, max_drop: float, note: Note = lambda text: None
+    groups: Sequence[frozenset[str]],
+    measure: Measure,
+    max_drop: float,
+    note: Note = lambda text: None,
+    latency: Latency | None = None,
 ) -> Repair:
-    """A small set of `groups` whose restoration keeps the mask AP, which `measure` gives for the layers restored."""
-    search = _Search(measure, note)
+    """A small set of `groups` whose restoration keeps the mask AP, which `measure` gives for the layers restored.
+
+    `latency` gives their time as a ratio; it is not asked for groups that are restored for their effect alone.
+    """
+    search = _Search(measure, note, latency)
     everything = frozenset().union(*groups)
     float_ap = search.step("all layers in high precision", everything)
     plain_ap = search.step("all layers quantized", frozenset())
     if float_ap - plain_ap <= max_drop:
         return Repair(frozenset(), plain_ap, float_ap, True, tuple(search.steps))
-    gains = [search.step(f"effect of {name_of(group)} alone", group) - plain_ap for group in groups]
+    gains = [search.step(f"effect of {name_of(group)} alone", group, timed=False) - plain_ap for group in groups]
     ranked = sorted(range(len(groups)), key=lambda index: -gains[index])
     restored: frozenset[str] = frozenset()
     best, best_ap = restored, plain_ap
@@ -84,15 +98,16 @@ def name_of(group: frozenset[str]) -> str:
 class _Search:
     """Measures each set of layers once, and keeps what was measured."""
 
-    def __init__(self, measure: Measure, note: Note) -> None:
-        self._measure, self._note = measure, note
+    def __init__(self, measure: Measure, note: Note, latency: Latency | None) -> None:
+        self._measure, self._note, self._latency = measure, note, latency
         self._known: dict[frozenset[str], float] = {}
         self.steps: list[AccuracyStep] = []
 
-    def step(self, why: str, restored: frozenset[str]) -> float:
+    def step(self, why: str, restored: frozenset[str], *, timed: bool = True) -> float:
         if restored not in self._known:
             self._known[restored] = self._measure(restored)
         found = self._known[restored]
-        self.steps.append(AccuracyStep(why=why, restored=tuple(sorted(restored)), mask_ap=found))
-        self._note(f"mask AP {found:.4f}: {why}")
+        ratio = self._latency(restored) if timed and self._latency is not None else None
+        self.steps.append(AccuracyStep(why=why, restored=tuple(sorted(restored)), mask_ap=found, latency_ratio=ratio))
+        self._note(f"mask AP {found:.4f}{'' if ratio is None else f', {ratio:.2f} of the fp32 time'}: {why}")
         return found

@@ -52,6 +52,11 @@ def readers_of(model: ModelProto) -> dict[str, list[NodeProto]]:
     return readers
 
 
+def result_of(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> str:
+    """What a layer gives to its readers: the result of a product, or `activated`."""
+    return str(node.output[0]) if node.op_type in PRODUCTS else activated(node, readers)
+
+
 def activated(node: NodeProto, readers: Mapping[str, list[NodeProto]]) -> str:
     """The result of `node`, behind the ReLU if that alone reads it."""
     after = readers.get(node.output[0], [])

@@ -24,7 +24,7 @@ def quantized_groups(model: openvino.Model, names: Mapping[str, str]) -> list[fr
     """The quantized layers of `model`, those together that share a tensor; `names` are `friendly_names`."""
     groups: list[tuple[set[str], set[str]]] = []  # the names of the tensors' nodes, and the layers
     for node in weighted_nodes(model):
-        rounding = _rounding(node)
+        rounding = rounding_of(node)
         if rounding is None or node.get_friendly_name() not in names:
             continue
         source = rounding.input_value(0).get_node()
@@ -43,14 +43,14 @@ def restore(model: openvino.Model, original: openvino.Model, group: frozenset[st
     roundings: dict[str, openvino.Node] = {}
     weights: dict[str, openvino.Node] = {}
     for node in weighted_nodes(model):
-        rounding = _rounding(node)
+        rounding = rounding_of(node)
         if rounding is None or names.get(node.get_friendly_name()) not in group:
             continue
         roundings[rounding.get_friendly_name()] = rounding
         rounded = node.input_value(1).get_node().get_friendly_name()
         if rounded not in weights:  # once for layers that share it
             values = originals[node.get_friendly_name()].input_value(1).get_node().data
-            weights[rounded] = openvino.op.Constant(_smoothed(values, node, rounding.input_value(0).get_node()))
+            weights[rounded] = openvino.op.Constant(smoothed(values, node, rounding.input_value(0).get_node()))
         node.input(1).replace_source_output(weights[rounded].output(0))
         _restore_bias(node, originals)
     for rounding in roundings.values():
@@ -58,7 +58,7 @@ def restore(model: openvino.Model, original: openvino.Model, group: frozenset[st
             target.replace_source_output(rounding.input_value(0))
 
 
-def _rounding(node: openvino.Node) -> openvino.Node | None:
+def rounding_of(node: openvino.Node) -> openvino.Node | None:
     """What rounds the node's input; None if nothing does."""
     source = node.input_value(0).get_node()
     while source.get_type_name() in _PASSED:
@@ -66,15 +66,15 @@ def _rounding(node: openvino.Node) -> openvino.Node | None:
     return source if source.get_type_name() == "FakeQuantize" else None
 
 
-def _smoothed(values: npt.NDArray[Any], node: openvino.Node, source: openvino.Node) -> npt.NDArray[np.float32]:
+def smoothed(values: npt.NDArray[Any], node: openvino.Node, source: openvino.Node) -> npt.NDArray[np.float32]:
     """Weights `values` of `node` for an input that `source` has scaled, channel by channel, if it is SmoothQuant's."""
     weights = np.array(values, dtype=np.float32)
     if _SMOOTH not in source.get_friendly_name():
         return weights
     scale = np.asarray(source.input_value(1).get_node().data, dtype=np.float32).reshape(-1)
     by_row = node.get_attributes().get("transpose_b", False)  # (out, in) instead of (in, out)
-    smoothed: npt.NDArray[np.float32] = weights / (scale if by_row else scale[:, None])
-    return smoothed
+    result: npt.NDArray[np.float32] = weights / (scale if by_row else scale[:, None])
+    return result
 
 
 def _restore_bias(node: openvino.Node, originals: Mapping[str, openvino.Node]) -> None:

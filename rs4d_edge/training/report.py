@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from rs4d_edge.report_style import columns, figure, html_page
 from rs4d_edge.training.card import CARD_NAME
 from rs4d_edge.training.report_plots import classes_plot, confusion_plot, loss_plot, number_plot, precision_plot
-from rs4d_edge.training.report_style import STYLE_SHEET
 from rs4d_edge.training.run_metrics import Confusion, Evaluation, KindFigures, Precision, RunMetrics, read_metrics
 from rs4d_edge.training.run_state import STATE_NAME
 from rs4d_edge.training.trainer import METRICS_NAME
@@ -42,13 +41,7 @@ def write_report(folder: Path) -> Path:
     name = folder.resolve().name
     card = f'<p><a href="{CARD_NAME}">Model card</a>: data and settings.</p>' if (folder / CARD_NAME).exists() else ""
     body = [f"<h1>{escape(name)}</h1>", *_summary(metrics), card, *_accuracy(metrics), *_training(metrics)]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(name)}: training</title>\n<style>\n{STYLE_SHEET}</style></head>\n"
-        "<body><main>\n" + "\n".join(filter(None, body)) + "\n</main></body></html>\n"
-    )
+    page = html_page(f"{name}: training", body)
     path = folder / REPORT_NAME
     partial = folder / f".{REPORT_NAME}.partial"
     partial.write_text(page, encoding="utf-8")
@@ -92,9 +85,9 @@ def _training(metrics: RunMetrics) -> list[str]:
         ]
     sizes = sorted({round(record.size) for record in records if math.isfinite(record.size)})
     seen = f" Input sizes: {', '.join(map(str, sizes))} px." if sizes else ""
-    figures = [_figure("loss", loss_plot(records), f"Loss and its parts, means since the record before.{seen}")]
-    figures += [_figure(name, number_plot(name, label, records), caption) for name, label, caption in NUMBERS]
-    return ["<h2>Training</h2>", _columns(figures)]
+    figures = [figure("loss", loss_plot(records), f"Loss and its parts, means since the record before.{seen}")]
+    figures += [figure(name, number_plot(name, label, records), caption) for name, label, caption in NUMBERS]
+    return ["<h2>Training</h2>", columns(figures)]
 
 
 def _accuracy(metrics: RunMetrics) -> list[str]:
@@ -103,14 +96,14 @@ def _accuracy(metrics: RunMetrics) -> list[str]:
         return ["<h2>Accuracy</h2>", '<p class="note">The run has not been evaluated.</p>']
     images = "" if best.images is None else f" of {best.images} images"
     caption = f"Average precision{images}. The dotted line is step {best.step:,}, the highest mask AP."
-    figures = [_figure("precision", precision_plot(metrics.evaluations, best.step), caption)]
+    figures = [figure("precision", precision_plot(metrics.evaluations, best.step), caption)]
     if best.segm.per_class or best.bbox.per_class:
         caption = f"Each class at step {best.step:,}: AP, and in the lighter colour AP50."
-        figures.append(_figure("classes", classes_plot(best), caption))
+        figures.append(figure("classes", classes_plot(best), caption))
         figures.append(_class_table(best))
     if best.confusion is not None:
-        figures.append(_figure("confusion", confusion_plot(best.confusion), _confusion_caption(best.confusion, best)))
-    return ["<h2>Accuracy</h2>", _columns(figures)]
+        figures.append(figure("confusion", confusion_plot(best.confusion), _confusion_caption(best.confusion, best)))
+    return ["<h2>Accuracy</h2>", columns(figures)]
 
 
 def _confusion_caption(confusion: Confusion, evaluation: Evaluation) -> str:
@@ -143,17 +136,6 @@ def _class_table(evaluation: Evaluation) -> str:
         f'<div class="card scroll"><table id="table-classes"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def _figure(name: str, svg: str, caption: str) -> str:
-    return (
-        f'<figure class="card" id="plot-{name}"><figcaption>{escape(caption)}</figcaption>'
-        f'<div class="scroll">{svg}</div></figure>'
-    )
-
-
-def _columns(figures: Iterable[str]) -> str:
-    return '<div class="columns">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _number(value: float | None) -> str:

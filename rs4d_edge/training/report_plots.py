@@ -1,56 +1,20 @@
-"""The plots of a run's report, as SVG to be set into a page: text stays text, colours are the page's variables."""
+"""The plots of a training run's report."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from rs4d_edge.report_svg import BAD, GOOD, INK, MUTED, PAPER, SERIES, WIDTH_IN, svg_plot
 from rs4d_edge.training.run_metrics import Confusion, Evaluation, TrainRecord
 
-# matplotlib knows no CSS, so each variable of the page has a colour that stands for it until the SVG is written.
-VARIABLES = ("ink", "muted", "line", "paper", "good", "bad", *(f"series-{number}" for number in range(1, 9)))
-STAND_INS = {name: f"#0001{place:02x}" for place, name in enumerate(VARIABLES)}
-VARIABLE_OF = {color: name for name, color in STAND_INS.items()}
-INK, MUTED, LINE, PAPER, GOOD, BAD, *SERIES = STAND_INS.values()
 MASK_COLOR, BOX_COLOR = SERIES[:2]
-
-WIDTH_IN = 4.2  # a phone shows it at about 1.2 pixels a point
-HEIGHT_IN = 2.7
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9.5,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "legend.handlelength": 2.2,
-    "legend.columnspacing": 1.2,
-}
-NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 EXACT = {"lr"}  # a schedule, without noise to smooth
 MAYBE_LOG = {"loss", "norm"}
 LOG_FROM_RATIO = 20  # of the largest value to the smallest; below it a linear axis from 0 tells more
@@ -88,7 +52,7 @@ def precision_plot(evaluations: Sequence[Evaluation], best_step: int) -> str:
         _over_steps(axes)
         figure.legend(loc="outside upper left", ncols=2)
 
-    return _svg("precision", "mask and box AP and AP50 over steps", draw)
+    return svg_plot("precision", "mask and box AP and AP50 over steps", draw)
 
 
 def classes_plot(evaluation: Evaluation) -> str:
@@ -112,7 +76,7 @@ def classes_plot(evaluation: Evaluation) -> str:
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper left", ncols=2)
 
-    return _svg("classes", "AP and AP50 of each class", draw, height_in=0.9 + 0.34 * max(len(names), 1))
+    return svg_plot("classes", "AP and AP50 of each class", draw, height_in=0.9 + 0.34 * max(len(names), 1))
 
 
 def confusion_plot(confusion: Confusion) -> str:
@@ -145,7 +109,7 @@ def confusion_plot(confusion: Confusion) -> str:
 
     cell_in = max(0.26, 0.05 + 0.075 * len(str(counts.max())))
     needed_in = 0.4 + 0.085 * max(map(len, names)) + cell_in * side
-    return _svg("confusion", "confusion matrix", draw, width_in=max(WIDTH_IN, needed_in), height_in=needed_in)
+    return svg_plot("confusion", "confusion matrix", draw, width_in=max(WIDTH_IN, needed_in), height_in=needed_in)
 
 
 def cell_opacity(share: float) -> float:
@@ -173,7 +137,7 @@ def _steps_plot(name: str, label: str, records: Sequence[TrainRecord], curves: M
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=3)
 
-    return _svg(name, f"{label} over steps", draw)
+    return svg_plot(name, f"{label} over steps", draw)
 
 
 def _curve(
@@ -206,32 +170,3 @@ def _over_steps(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("step")
-
-
-def _svg(
-    name: str,
-    title: str,
-    draw: Callable[[Figure], None],
-    *,
-    width_in: float = WIDTH_IN,
-    height_in: float = HEIGHT_IN,
-) -> str:
-    """Draws and gives the `<svg>` element alone, its ids told apart from those of other plots of the page."""
-    with rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw the text
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        draw(figure)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata=NO_METADATA)
-    text = stream.getvalue()
-    wide = f' style="min-width: {width_in * 72 * 1.1:.0f}px"' if width_in > WIDTH_IN else ""
-    opening = f'<svg role="img" aria-label="{title}"{wide}'
-    text = re.sub(r'^<svg [^>]*width="[^"]*" height="[^"]*"', opening, text[text.index("<svg") :])
-    return re.sub("<[^>]+>", lambda tag: _for_page(tag[0], name), text)
-
-
-def _for_page(tag: str, name: str) -> str:
-    """A tag of the SVG (never its text) with its ids made the plot's own, the page's font, and the page's colours."""
-    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
-    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag)
-    return re.sub("|".join(STAND_INS.values()), lambda color: f"var(--{VARIABLE_OF[color[0]]})", tag)

@@ -66,3 +66,22 @@ def test_images_lie_beside_the_annotations_or_in_their_folder(tmp_path: Path) ->
     assert goal.images_dir == tmp_path
     (tmp_path / "images").mkdir()
     assert goal.images_dir == tmp_path / "images"
+
+
+def test_latency_is_measured_for_what_stays_restored_and_not_for_single_effects() -> None:
+    timed: list[frozenset[str]] = []
+
+    def latency(restored: frozenset[str]) -> float:
+        timed.append(restored)
+        return 0.5 + len(restored) / 10
+
+    notes: list[str] = []
+    found = choose_layers(GROUPS, accuracy, 0.015, notes.append, latency)
+    everything, nothing = frozenset("abcde"), frozenset[str]()
+    assert timed == [everything, nothing, frozenset("b"), frozenset("bde")]
+    ratios = [(step.restored, step.latency_ratio) for step in found.steps if step.latency_ratio is not None]
+    assert ratios == [(tuple("abcde"), 1.0), ((), 0.5), (("b",), 0.6), (tuple("bde"), 0.8)]
+    assert all(step.latency_ratio is None for step in found.steps if step.why.startswith("effect of"))
+    assert "0.50 of the fp32 time" in notes[1]
+    untimed = choose_layers(GROUPS, accuracy, 0.015)
+    assert {step.latency_ratio for step in untimed.steps} == {None}

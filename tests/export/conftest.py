@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import cv2
 import pytest
 import torch
 from onnx import ModelProto
 
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.export.graph import translate
+from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import (
     DetectorConfig,
     EncoderConfig,
@@ -92,3 +97,25 @@ def detector() -> RS4D:
 def translated(detector: RS4D) -> ModelProto:
     """Its graph with all intermediate results; shared: not to be changed."""
     return translate(detector)
+
+
+@pytest.fixture(scope="session")
+def val_json(detector: RS4D, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, and as the truth what the float model sees in them: random weights know no classes."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    with Predictor(detector) as predictor:
+        for number, frame in enumerate(scene_frames(6, SIZE_HW)):
+            name = f"{number}.png"
+            assert cv2.imwrite(str(folder / "images" / name), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            height, width = frame.shape[:2]
+            images.append({"id": number, "file_name": name, "height": height, "width": width})
+            for found in predictor.run(frame).to_coco(image_id=number, category_ids=(1, 2, 3)):
+                area = found["bbox"][2] * found["bbox"][3]
+                objects.append({**found, "id": len(objects) + 1, "area": area, "iscrowd": 0})
+    categories = [{"id": index, "name": name} for index, name in enumerate(("ship", "plane", "tank"), start=1)]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    (folder / "val.json").write_text(json.dumps(content))
+    return folder / "val.json"

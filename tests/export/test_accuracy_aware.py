@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import onnx.numpy_helper
 import pytest
@@ -15,12 +12,14 @@ from onnx import ModelProto
 from rs4d_edge.bundle import open_bundle, sha256_of
 from rs4d_edge.calibration.accuracy import AccuracyGoal
 from rs4d_edge.calibration.calibration_set import CalibrationSet
-from rs4d_edge.calibration.frames import scene_frames
+from rs4d_edge.calibration.sensitivity import SensitivityRequest
 from rs4d_edge.evaluation.coco import evaluate
 from rs4d_edge.export import pipeline
 from rs4d_edge.export.quantized_model import QuantizationPlan
 from rs4d_edge.export.recipes import Precision, Recipe, Target
+from rs4d_edge.export.sensitivity import WORST, SensitivityReport
 from rs4d_edge.predictor import Predictor
+from rs4d_edge.quantization_record import QuantizationRecord
 from rs4d_edge.reference.detector import RS4D
 from tests.export.conftest import SIZE_HW
 
@@ -48,26 +47,24 @@ def plant_outliers(graph: ModelProto) -> ModelProto:
     return planted
 
 
-@pytest.fixture(scope="module")
-def val_json(detector: RS4D, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes, and as the truth what the float model sees in them: random weights know no classes."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "images").mkdir()
-    images: list[dict[str, Any]] = []
-    objects: list[dict[str, Any]] = []
-    with Predictor(detector) as predictor:
-        for number, frame in enumerate(scene_frames(6, SIZE_HW)):
-            name = f"{number}.png"
-            assert cv2.imwrite(str(folder / "images" / name), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            height, width = frame.shape[:2]
-            images.append({"id": number, "file_name": name, "height": height, "width": width})
-            for found in predictor.run(frame).to_coco(image_id=number, category_ids=(1, 2, 3)):
-                area = found["bbox"][2] * found["bbox"][3]
-                objects.append({**found, "id": len(objects) + 1, "area": area, "iscrowd": 0})
-    categories = [{"id": index, "name": name} for index, name in enumerate(("ship", "plane", "tank"), start=1)]
-    content = {"images": images, "annotations": objects, "categories": categories}
-    (folder / "val.json").write_text(json.dumps(content))
-    return folder / "val.json"
+def check_report(page: Path, record: QuantizationRecord, plain_ap: float) -> None:
+    """It tells of the model with all layers quantized, with the search that came after."""
+    report = SensitivityReport.model_validate_json(page.with_suffix(".json").read_text())
+    accuracy = record.accuracy
+    assert accuracy is not None and report.accuracy == accuracy
+    restored = {name for step in accuracy.steps[2:] for name in step.restored}
+    assert {layer.name for layer in report.layers} == restored
+    assert (report.images, report.float_ap) == (accuracy.images, accuracy.float_ap)
+    assert report.plain_ap == pytest.approx(plain_ap)
+    effects = {layer.name: layer.ap_effect for layer in report.layers if layer.ap_effect is not None}
+    assert set(effects) == {layer.name for layer in report.by_result()[:WORST]}
+    alone = {step.restored: step.mask_ap for step in accuracy.steps if step.why.startswith("effect of")}
+    for layer in report.layers:
+        if layer.name in effects:
+            assert effects[layer.name] == pytest.approx(alone[layer.group] - plain_ap)
+    timed = [step.latency_ratio is not None for step in accuracy.steps]
+    assert timed == [not step.why.startswith("effect of") for step in accuracy.steps]
+    assert 'id="plot-latency"' in page.read_text()
 
 
 @pytest.mark.parametrize("target", [Target.ONNX, pytest.param(Target.CPU, marks=pytest.mark.slow)])
@@ -90,7 +87,8 @@ def test_planted_outliers_break_plain_quantization_and_are_found(
     frames = CalibrationSet("scenes", tuple(sorted(images.iterdir())))
 
     def export(name: str, goal: AccuracyGoal | None) -> float:
-        plan = QuantizationPlan(frames, cache=tmp_path / "cache", goal=goal)
+        request = SensitivityRequest(tmp_path / "report.html", goal)
+        plan = QuantizationPlan(frames, cache=tmp_path / "cache", goal=goal, sensitivity=request if goal else None)
         pipeline.export_bundle(detector, recipe, tmp_path / name, plan=plan, threads=1)
         with Predictor(tmp_path / name, threads=1) as predictor:
             return float(evaluate(predictor, val_json, images)["segm"]["AP"])
@@ -109,5 +107,6 @@ def test_planted_outliers_break_plain_quantization_and_are_found(
     assert (accuracy.data, accuracy.images) == (sha256_of(val_json), 6)
     steps = {step.why: step for step in accuracy.steps}
     assert steps["all layers quantized"].mask_ap == pytest.approx(plain)
+    check_report(tmp_path / "report.html", record, plain)
     first = next(step for why, step in steps.items() if "is number 1 by effect" in why)
     assert set(PLANTED[1:]) <= set(first.restored)
