@@ -72,8 +72,8 @@ def open_calibration_set(source: Path | None, samples: int = SAMPLES) -> Calibra
     """
     if source is None:
         raise InputError(
-            "int8 needs frames to calibrate on: give --calib with a folder of images or a COCO file, a few hundred "
-            "pictures like those that the model will see and none of those that it will be judged by"
+            "int8 and fp16 need frames to calibrate on: give --calib with a folder of images or a COCO file, a few "
+            "hundred pictures like those that the model will see and none of those that it will be judged by"
         )
     if samples < 1:
         raise InputError(f"{samples} calibration samples were asked for; ask for at least one, better {SAMPLES}")

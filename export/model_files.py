@@ -11,18 +11,22 @@ from rs4d_edge.export.conditional_masks import loop_masks
 from rs4d_edge.export.graph import only_outputs, save_graph
 from rs4d_edge.export.pooling_layout import pool_channels_last
 from rs4d_edge.export.recipes import Recipe, ScanForm, Target
-from rs4d_edge.quantization_record import QuantizationRecord
+from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 from rs4d_edge.runtimes.contract import Runtime
 from rs4d_edge.runtimes.table import open_runtime
 
 
 class Written(NamedTuple):
-    """The model's file, that with all intermediate results as outputs, the scan's form in both, and what is int8."""
+    """The model's file, that with all intermediate results as outputs, the scan's form in both, and what is int8.
+
+    `ranges` is there if the tensors' largest values were measured.
+    """
 
     model_path: Path
     features_path: Path
     scan: ScanForm
     quantization: QuantizationRecord | None = None
+    ranges: RangeRecord | None = None
 
 
 def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, ScanForm]:
@@ -32,7 +36,7 @@ def write_model(graph: ModelProto, recipe: Recipe, folder: Path) -> tuple[Path, 
     """
     graph = for_target(graph, recipe)
     path = folder / recipe.target.model_file
-    if recipe.target is Target.ONNX:
+    if recipe.target is not Target.CPU:
         return save_graph(graph, path), ScanForm.FUNCTION
     from rs4d_edge.export.openvino_model import save_ir
 
@@ -57,7 +61,7 @@ def for_target(graph: ModelProto, recipe: Recipe) -> ModelProto:
 
 def open_as_written(path: Path, recipe: Recipe, threads: int | None) -> Runtime:
     """The file as any device would run it: in ONNX Runtime without a kernel that only this machine may have."""
-    if recipe.target is Target.ONNX:
+    if recipe.target is not Target.CPU:
         from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads, native_scan=False)

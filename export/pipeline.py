@@ -16,25 +16,32 @@ import torch
 from onnx import ModelProto
 
 from rs4d_edge.bundle import BundleDraft, sha256_of, write_bundle
+from rs4d_edge.calibration.accuracy import ValidationSet
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.contract import ModelContract
-from rs4d_edge.export.accuracy import repair_accuracy
+from rs4d_edge.export.accuracy import reference_accuracy
 from rs4d_edge.export.conditional_masks import with_first_masks
 from rs4d_edge.export.graph import example_inputs, fit_model, translate
+from rs4d_edge.export.half_model import write_measured
 from rs4d_edge.export.model_files import Written, open_as_written, write_float
 from rs4d_edge.export.parity import Comparison, compare
-from rs4d_edge.export.quantized_model import QuantizationPlan, QuantizedModel, check_plan
+from rs4d_edge.export.quantized_export import write_quantized
+from rs4d_edge.export.quantized_model import QuantizationPlan, check_plan
 from rs4d_edge.export.recipes import Recipe, ScanForm, Target
 from rs4d_edge.export.scan_function import OPSET
+from rs4d_edge.export.tensorrt_builder import LIBRARY
+from rs4d_edge.export.tensorrt_engines import build_engine, check_tensorrt, engine_options
+from rs4d_edge.export.tensorrt_graph import rewrite_for_tensorrt
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
-from rs4d_edge.manifest import WeightsRecord
-from rs4d_edge.quantization_record import QuantizationRecord
+from rs4d_edge.manifest import AccuracyOnData, WeightsRecord
+from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.runtimes.tensorrt_record import EngineRecord
 
 GOLDEN_FRAMES = 3
 _WORK = "work"  # folder of the draft for what the gate needs and the bundle does not
-_TOOLS = {Target.ONNX: ("onnxruntime",), Target.CPU: ("openvino",)}
+_TOOLS = {Target.ONNX: ("onnxruntime",), Target.CPU: ("openvino",), Target.RTX: ("onnxruntime", LIBRARY)}
 
 
 class Step(NamedTuple):
@@ -48,12 +55,17 @@ Progress = Callable[[Step], None]
 
 
 class ExportResult(NamedTuple):
-    """Where the bundle is, what was compared, how the scan stands in it, and what is int8."""
+    """Where the bundle is, what was compared, how the scan stands in it, what is int8, and what was measured.
+
+    `engines`: those that were built, which were not compared.
+    """
 
     path: Path
     comparison: Comparison
     scan: ScanForm
     quantization: QuantizationRecord | None = None
+    ranges: RangeRecord | None = None
+    engines: tuple[EngineRecord, ...] = ()
 
 
 def export_bundle(
@@ -64,6 +76,7 @@ def export_bundle(
     weights: WeightsRecord | None = None,
     frames: Sequence[Frame] | None = None,
     plan: QuantizationPlan | None = None,
+    accuracy_on: ValidationSet | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress = lambda step: None,
@@ -71,18 +84,24 @@ def export_bundle(
 ) -> ExportResult:
     """Write the bundle of `model` that `recipe` describes to `out_dir`, if it gives what the model gives.
 
-    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `plan` says on what to calibrate; a
-    quantized precision has no default for it. `threads` are the exported model's
-    while it is compared. `inspect` sees what was compared before the gate decides. Raises ParityError and leaves
-    nothing behind if the export differs by more than the tolerances of its precision; ExportError, RuntimeUnavailable
-    or InputError if it cannot be made.
+    `frames` (uint8 (h, w, 3), RGB) are the golden ones, by default drawn scenes. `plan` says on what to calibrate;
+    there is no default where a precision needs it. What the reference scores on `accuracy_on` is recorded for
+    rs4d-verify. `threads` are the exported model's while it is compared. `inspect`
+    sees what was compared before the gate decides. Raises ParityError and leaves nothing behind if the export differs
+    by more than the tolerances of its precision; ExportError, RuntimeUnavailable or InputError if it cannot be made.
     """
     check_plan(recipe, plan)
+    if recipe.target is Target.RTX:
+        check_tensorrt()
     source = weights or weights_record(model)
     with write_bundle(out_dir, overwrite=overwrite) as draft:
         fitted = fit_model(model, recipe.image_size_hw)
         contract = fitted.contract.model_copy(update={"batch": recipe.batch})
         once_s = _time_of_one_run(fitted, recipe.batch)
+        accuracy = None
+        if accuracy_on is not None:
+            progress(Step(f"measure the reference on {accuracy_on.annotations.name}"))
+            accuracy = reference_accuracy(fitted, accuracy_on)
         progress(Step("translate to ONNX", _translation_s(fitted, once_s)))
         rows = recipe.masks_at_once
         graph = translate(with_first_masks(fitted, rows) if rows else fitted, recipe.batch)
@@ -91,8 +110,14 @@ def export_bundle(
         if plan is None:
             progress(Step("write the model"))
             written = write_float(graph, recipe, draft.path, work)
+        elif not recipe.precision.quantized:
+            progress(Step(f"measure ranges on {len(plan.frames)} frames", 2 + once_s * len(plan.frames)))
+            written = write_measured(graph, recipe, fitted.config, plan, (draft.path, work), threads)
         else:
             written = _write_quantized(graph, recipe, fitted, source, draft.path, work, plan, progress, once_s, threads)
+        if recipe.target is Target.RTX:
+            progress(Step("rewrite for TensorRT"))
+            written = rewrite_for_tensorrt(written, recipe.scan or ScanForm.PLAIN)
         golden = list(frames) if frames is not None else scene_frames(GOLDEN_FRAMES, recipe.image_size_hw)
         batches = -(-len(golden) // recipe.batch)
         progress(Step(f"compare with the reference on {len(golden)} frames", 2 + 5 * once_s * batches))
@@ -100,9 +125,10 @@ def export_bundle(
         shutil.rmtree(work)
         inspect(comparison)
         comparison.require()
+        engines = _build_engines(written, recipe, draft.path, 5.0 + 2.0 * model.config.encoder.depth, progress)
         progress(Step("seal the bundle"))
-        seal(draft, fitted, recipe, contract, comparison, golden, source, written)
-    return ExportResult(out_dir, comparison, written.scan, written.quantization)
+        seal(draft, fitted, recipe, contract, comparison, golden, source, written, accuracy)
+    return ExportResult(out_dir, comparison, written.scan, written.quantization, written.ranges, engines)
 
 
 def _write_quantized(
@@ -121,14 +147,17 @@ def _write_quantized(
         # Statistics are gathered twice, with every layer's input as an output, by a runtime faster than the reference.
         progress(Step(text, 10 + once_s * len(plan.frames) if text.startswith("calibrate") else None))
 
-    quantized = QuantizedModel(graph, recipe, model.config, weights, plan, work, note)
-    paths = folder / recipe.target.model_file, work / recipe.target.model_file
-    repair = None
-    if plan.goal is not None:
-        contract = model.contract.model_copy(update={"batch": recipe.batch})
-        repair = repair_accuracy(quantized, recipe, contract, plan.goal, paths, threads, note)
-    progress(Step("write the model"))
-    return quantized.write(*paths, repair.restored if repair else (), repair.record if repair else None)
+    return write_quantized(graph, recipe, model, weights, plan, (folder, work), threads, note)
+
+
+def _build_engines(
+    written: Written, recipe: Recipe, folder: Path, estimate_s: float, progress: Progress
+) -> tuple[EngineRecord, ...]:
+    engines = []
+    for capability in recipe.compute_capabilities:
+        progress(Step(f"build the engine for compute capability {capability}", estimate_s))
+        engines.append(build_engine(written.model_path, written.scan, capability, folder))
+    return tuple(engines)
 
 
 def compare_written(
@@ -157,6 +186,7 @@ def seal(
     frames: Sequence[Frame],
     weights: WeightsRecord,
     written: Written,
+    accuracy: AccuracyOnData | None = None,
 ) -> Path:
     """Add the golden frames with the reference's detections and write the manifest; answers with the draft's folder."""
     for frame, detections in zip(frames, comparison.references, strict=True):
@@ -176,10 +206,13 @@ def seal(
             "scan": written.scan.value,
             "opset": OPSET,
             "mask_rows": recipe.masks_at_once,
-            "detections_excused_at_the_cut": comparison.excused,
-            "detections_moved": len(comparison.moved),
+            "detections_excused_at_the_cut": comparison.detections.excused,
+            "detections_moved": len(comparison.detections.moved),
+            **engine_options(recipe),
         },
         quantization=written.quantization,
+        ranges=written.ranges,
+        accuracy=accuracy,
     )
     return draft.path
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from onnx import ModelProto
 
-from rs4d_edge.calibration.accuracy import AccuracyGoal
+from rs4d_edge.calibration.accuracy import AccuracyGoal, ValidationSet
 from rs4d_edge.calibration.cache import CalibrationCache
 from rs4d_edge.calibration.calibration_set import CalibrationSet, Feeds, open_calibration_set
 from rs4d_edge.calibration.identity import identify, key_of
 from rs4d_edge.calibration.layers import layer_outputs, quantizable_layers
+from rs4d_edge.calibration.sensitivity import ProbedModel, SensitivityRequest
 from rs4d_edge.calibration.settings import QuantizationSettings
 from rs4d_edge.errors import InputError
 from rs4d_edge.export.compact_constants import compact_constants
@@ -33,7 +34,7 @@ class QuantizationPlan:
     """What a quantized export needs besides its recipe: frames, settings, and the folder where calibrations are kept.
 
     `high_precision`: layers that are not quantized, besides those that never are. `goal`: the accuracy for which more
-    layers are left out.
+    layers are left out. `sensitivity`: the report that is to be written.
     """
 
     frames: CalibrationSet
@@ -41,6 +42,12 @@ class QuantizationPlan:
     cache: Path | None = None
     high_precision: tuple[str, ...] = ()
     goal: AccuracyGoal | None = None
+    sensitivity: SensitivityRequest | None = None
+
+    @property
+    def validation(self) -> ValidationSet | None:
+        """What mask AP is measured on, if it is."""
+        return self.goal or (self.sensitivity.validation if self.sensitivity is not None else None)
 
 
 class CalibrationRuns:
@@ -75,8 +82,15 @@ class Quantizer(Protocol):
         share a tensor with one of `restored` may be restored along with it.
         """
 
+    def probe(self, calibration: Path, restored: Collection[str], folder: Path) -> ProbedModel:
+        """Write models into `folder` that show the tensors around the quantized layers; the rest is as in `write`."""
 
-_QUANTIZERS = {Target.CPU: "rs4d_edge.export.quantized_openvino", Target.ONNX: "rs4d_edge.export.quantized_onnx"}
+
+_QUANTIZERS = {
+    Target.CPU: "rs4d_edge.export.quantized_openvino",
+    Target.ONNX: "rs4d_edge.export.quantized_onnx",
+    Target.RTX: "rs4d_edge.export.quantized_onnx",
+}
 
 
 class QuantizerModule(Protocol):
@@ -100,6 +114,8 @@ class QuantizedModel:
         note: Note = lambda text: None,
     ) -> None:
         """Calibrate, or take what is cached. `config` is that of the model which `graph` was translated from."""
+        if recipe.target is Target.RTX:  # it has no zero points but 0
+            plan = replace(plan, settings=plan.settings.model_copy(update={"signed": True}))
         self._recipe, self._plan, self._work = recipe, plan, work
         graph = compact_constants(for_target(graph, recipe), config)
         self.layers = tuple(quantizable_layers(graph))
@@ -145,6 +161,10 @@ class QuantizedModel:
         )
         return Written(path, features_path, self._quantizer.scan, record)
 
+    def probe(self, folder: Path) -> ProbedModel:
+        """Write models into `folder` that show the tensors around the quantized layers."""
+        return self._quantizer.probe(self._calibration, self._plan.high_precision, folder)
+
     def _calibrated(self, name: str, identity: CalibrationIdentity, note: Note) -> Path:
         runs = CalibrationRuns(self._plan.frames, self._recipe)
         what = f"calibrate on {len(self._plan.frames)} frames"
@@ -166,7 +186,15 @@ class QuantizedModel:
 
 def check_plan(recipe: Recipe, plan: QuantizationPlan | None) -> None:
     """Raise InputError unless there is a plan exactly where the recipe's precision needs one."""
-    if recipe.precision.quantized and plan is None:
+    precision = recipe.precision
+    if precision.needs_frames and plan is None:
         open_calibration_set(None)
-    if plan is not None and not recipe.precision.quantized:
-        raise InputError(f"{recipe.precision.value} needs no calibration: leave --calib out, or ask for int8")
+    if plan is None or precision.quantized:
+        return
+    if not precision.takes_frames:
+        raise InputError(f"{precision.value} needs no calibration: leave --calib out, or ask for int8")
+    if plan.cache is not None or plan.validation is not None or plan.sensitivity is not None or plan.high_precision:
+        raise InputError(
+            f"{precision.value} takes --calib alone: --calib-cache, --max-drop, --val and --sensitivity are for layers "
+            "in int8"
+        )

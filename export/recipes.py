@@ -10,32 +10,37 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Target(str, Enum):
     """Where the bundle is to run.
 
-    `ONNX`: one ONNX file of standard operators for ONNX Runtime's CPU provider (and any other reader of ONNX): weights
-    and activations stay fp32; the scan is a model-local function.
-    `CPU`: OpenVINO's IR for x86 and Arm processors; weights are stored in fp32; the scan is one native node, from an
-    extension that is built where a C++ compiler is there, else plain operators.
+    `ONNX`: one ONNX file of standard operators for ONNX Runtime's CPU provider (and any other reader of ONNX); the scan
+    is a model-local function.
+    `CPU`: OpenVINO's IR for x86 and Arm processors; the scan is one native node, from an extension that is built where
+    a C++ compiler is there, else plain operators.
+    `RTX`: TensorRT-RTX engines for NVIDIA GPUs, one for each compute capability, and the ONNX file that they are built
+    from, strongly typed: its types are those of weights and activations, int8 by symmetric Q/DQ pairs. Engines are
+    built without a GPU and not run. Until there is an adapter that runs them, the bundle's runtime opens the ONNX file.
     """
 
     ONNX = "onnx"
     CPU = "cpu"
+    RTX = "rtx"
 
     @property
     def runtime(self) -> str:
         """The runtime's name in the table of runtimes."""
-        return {Target.ONNX: "onnxruntime", Target.CPU: "openvino"}[self]
+        return {Target.ONNX: "onnxruntime", Target.CPU: "openvino", Target.RTX: "onnxruntime"}[self]
 
     @property
     def model_file(self) -> str:
         """Name of the file in the bundle that the runtime opens."""
-        return {Target.ONNX: "model.onnx", Target.CPU: "model.xml"}[self]
+        return {Target.ONNX: "model.onnx", Target.CPU: "model.xml", Target.RTX: "model.onnx"}[self]
 
     @property
     def mask_rows(self) -> int:
         """For how many detections of a frame the masks are best made at a time, 0 for all rows, found or not.
 
-        Few rows waste little on a frame's last pass; each pass costs some copies of its own.
+        Few rows waste little on a frame's last pass; each pass costs some copies of its own. On a GPU all rows at once
+        keep it busy, and a number of passes that depends on the frame could not be recorded once and replayed.
         """
-        return {Target.ONNX: 8, Target.CPU: 8}[self]
+        return {Target.ONNX: 8, Target.CPU: 8, Target.RTX: 0}[self]
 
 
 class Precision(str, Enum):
@@ -45,6 +50,10 @@ class Precision(str, Enum):
     `BF16`: weights stored in fp32; the runtime rounds them and the activations of convolutions and matrix products to
     bf16 (8 bits of precision, the range of fp32) and accumulates in fp32. The scan stays in fp32. Only for processors
     with bf16 instructions; only OpenVINO has the kernels.
+    `FP16`: a strongly typed graph whose weights and activations are fp16 (11 bits of precision, up to 65504), with
+    casts around what stays in fp32: scans and mixer cores, boxes and selection, and nodes that could overflow, found on
+    calibration frames. On a CPU the file's half size is all that is gained: ONNX Runtime's CPU provider and OpenVINO on
+    x86 have next to no fp16 kernels, so both convert the weights when they load and compute in fp32.
     `INT8`: convolutions and matrix products with weights take int8 weights (a symmetric scale for each output channel)
     and 8-bit inputs (a symmetric scale each, measured on calibration frames), and add up in int32. Scans and mixer
     cores, mask heads and everything else stay in fp32. Position embedding and mask head are stored in fp16.
@@ -53,18 +62,31 @@ class Precision(str, Enum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"
     INT8_BF16 = "int8-bf16"
 
     @property
     def quantized(self) -> bool:
-        """Whether it needs calibration frames."""
+        """Whether layers become int8, with scales from calibration frames."""
         return self in (Precision.INT8, Precision.INT8_BF16)
+
+    @property
+    def needs_frames(self) -> bool:
+        """Whether it cannot do without calibration frames."""
+        return self.quantized or self is Precision.FP16
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether there is anything to measure on calibration frames; for bf16, how large its tensors become."""
+        return self.needs_frames or self is Precision.BF16
 
     @property
     def rest(self) -> Precision:
         """In what numbers everything is computed that is not quantized."""
-        return Precision.BF16 if self in (Precision.BF16, Precision.INT8_BF16) else Precision.FP32
+        if self in (Precision.BF16, Precision.INT8_BF16):
+            return Precision.BF16
+        return Precision.FP16 if self is Precision.FP16 else Precision.FP32
 
 
 class ScanForm(str, Enum):
@@ -72,21 +94,35 @@ class ScanForm(str, Enum):
 
     `FUNCTION`: in ONNX, a node of our own with a body of standard operators, which any runtime can run.
     `NATIVE`: in OpenVINO's IR, one node each, computed by our kernel through the scan extension, which the device must
-    have too. `PLAIN`: in OpenVINO's IR, standard operators, which run anywhere and are several times slower.
+    have too. `PLAIN`: in OpenVINO's IR and for TensorRT, standard operators, which run anywhere and are several times
+    slower. `PLUGIN`: for TensorRT, as in `FUNCTION`, but in engines our plugin, which the device must register.
     """
 
     FUNCTION = "function"
     NATIVE = "native"
     PLAIN = "plain"
+    PLUGIN = "plugin"
 
 
-_PRECISIONS = {Target.ONNX: (Precision.FP32, Precision.INT8), Target.CPU: tuple(Precision)}
+_PRECISIONS = {
+    Target.ONNX: (Precision.FP32, Precision.FP16, Precision.INT8),
+    Target.CPU: tuple(Precision),
+    Target.RTX: (Precision.FP32, Precision.FP16, Precision.INT8),
+}
+_NO_BF16 = {
+    Target.ONNX: "ONNX Runtime's CPU provider has no bf16 kernels for matrix products and convolutions",
+    Target.RTX: "graphs for it are typed in fp32, fp16 and int8",
+}
+RTX_SCANS = (ScanForm.PLAIN, ScanForm.PLUGIN)
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # of tensorrt_rtx 1.7; Jetson's 8.7 is not among them
 
 
 class Recipe(BaseModel):
     """One export. `image_size_hw` in pixels, multiples of 16; `batch` frames are run at once.
 
     `mask_rows` replaces the target's own choice of how many detections of a frame get their masks at a time.
+    `compute_capabilities` are those of the GPUs that engines are built for; `scan` is the scan's form in them, by
+    default plain operators. Both are for the target `rtx` alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +132,8 @@ class Recipe(BaseModel):
     image_size_hw: tuple[int, int]
     batch: int = Field(1, ge=1)
     mask_rows: int | None = Field(None, ge=0)
+    compute_capabilities: tuple[str, ...] = ()
+    scan: ScanForm | None = None
 
     @property
     def masks_at_once(self) -> int:
@@ -108,7 +146,28 @@ class Recipe(BaseModel):
         if self.precision not in known:
             raise ValueError(
                 f"target {self.target.value!r} has no precision {self.precision.value!r}, only "
-                f"{', '.join(each.value for each in known)}: ONNX Runtime's CPU provider has no bf16 kernels for "
-                f"matrix products and convolutions; use --target cpu for bf16"
+                f"{', '.join(each.value for each in known)}: {_NO_BF16[self.target]}; use --target cpu for bf16"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engines_are_known(self) -> Recipe:
+        given, known = self.compute_capabilities, ", ".join(RTX_CAPABILITIES)
+        if self.target is not Target.RTX:
+            if given or self.scan is not None:
+                raise ValueError(f"compute capabilities and --scan are for --target rtx, not {self.target.value!r}")
+            return self
+        if not given:
+            raise ValueError(f"target 'rtx' builds engines for GPUs: give --compute-capability, of {known}")
+        if unknown := [each for each in given if each not in RTX_CAPABILITIES]:
+            raise ValueError(
+                f"TensorRT-RTX builds nothing for compute capability {', '.join(unknown)}, only for {known}; engines "
+                "for Jetson (8.7) are built on the device"
+            )
+        if self.scan not in (None, *RTX_SCANS):
+            raise ValueError(
+                f"the scan is {' or '.join(each.value for each in RTX_SCANS)} in engines, not {self.scan.value!r}"
+            )
+        if self.masks_at_once:
+            raise ValueError(f"target 'rtx' makes all masks at once: expected mask_rows 0, got {self.masks_at_once}")
         return self

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, in fp32, or int8 where the file says so.
+"""ONNX Runtime on the CPU, in fp32, or int8 where the file says so; it converts fp16 to fp32.
 
 A model's scans run through our kernels, whose library the first such model builds (see `onnxruntime_scan`). Without
 it they run through the bodies of standard operators that the file carries: the same numbers, several times slower.
@@ -25,7 +25,7 @@ from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel, has_own_nodes
 # stays switched on in the caller's thread.
 _SETTINGS = {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "16"}
 
-PRECISIONS = ("fp32", "int8")  # what is int8 stands in the file
+PRECISIONS = ("fp32", "fp16", "int8")  # what is int8 or fp16 stands in the file
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
@@ -37,7 +37,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def open_model(model_path: Path, *, threads: int | None, precision: str) -> OnnxRuntime:
-    """Load an ONNX file. `precision` must be fp32 or int8: the CPU provider has no bf16 convolutions."""
+    """Load an ONNX file. `precision` must be fp32, fp16 or int8: the CPU provider has no bf16 convolutions."""
     check_file(model_path)
     check_precision(precision)
     return OnnxRuntime(model_path, threads=threads)
@@ -47,7 +47,7 @@ def check_precision(precision: str) -> None:
     """Raise InputError for what ONNX Runtime's CPU provider does not compute in."""
     if precision not in PRECISIONS:
         raise InputError(
-            f"onnxruntime runs these models in {' or '.join(PRECISIONS)}, not in {precision!r}; "
+            f"onnxruntime runs these models in {', '.join(PRECISIONS)}, not in {precision!r}; "
             "export with --precision fp32"
         )
 

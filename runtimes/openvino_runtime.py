@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in fp32, bf16 or int8, one frame at a time.
+"""OpenVINO on the CPU, in fp32, bf16 or int8, one frame at a time; fp16 is converted to fp32.
 
 A model that holds the scan or the mixer's core as a native node needs the scan extension, which `openvino_scan` finds
 or builds.
@@ -16,8 +16,10 @@ import openvino
 from rs4d_edge.errors import ClosedError, InputError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_file, fixed_shape
 
-# What is int8 stands in the model itself; the hint is for all the rest of it.
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+# What is int8 stands in the model itself; the hint is for all the rest of it. fp16 is computed in fp32: told f16,
+# OpenVINO 2026.4 computes in bf16 without a word on x86 that has bf16 and not fp16, and would take the islands of fp32
+# along wherever it has fp16.
+PRECISION_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 _SCAN_TAG = re.compile(rb'type="(SelectiveScan|MixerCore)"')  # how an IR file spells the native nodes
 
 

@@ -26,9 +26,9 @@ RUNTIMES = {
 def open_runtime(name: str, model_path: str | Path, *, threads: int | None = None, precision: str = "fp32") -> Runtime:
     """Load the model file at `model_path` into the runtime `name`.
 
-    `precision` is that of the export (`fp32`, `bf16`, `int8`, `int8-bf16`). Raises InputError for an unknown name or
-    option, RuntimeUnavailable if the engine is not installed, does not import, or cannot run in that precision here.
-    There is no fallback to another runtime or precision.
+    `precision` is that of the export (`fp32`, `bf16`, `fp16`, `int8`, `int8-bf16`). Raises InputError for an unknown
+    name or option, RuntimeUnavailable if the engine is not installed, does not import, or cannot run in that precision
+    here. There is no fallback to another runtime or precision.
     """
     check_threads(threads)
     return runtime_module(name).open_model(Path(model_path), threads=threads, precision=precision)

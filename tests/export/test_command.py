@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from rs4d_edge.bundle import open_bundle, sha256_of
 from rs4d_edge.calibration.frames import scene_frames
+from rs4d_edge.commands import verify
 from rs4d_edge.errors import InputError, ParityError
 from rs4d_edge.export import command, pipeline
 from rs4d_edge.reference.checkpoints import save_checkpoint
@@ -62,6 +64,23 @@ def test_golden_frames_are_the_users(checkpoint: Path, graph: ModelProto) -> Non
     assert (again / "golden" / "frame_0.png").read_bytes() == image.read_bytes()
 
 
+def test_what_the_reference_scores_is_recorded_and_found_again(
+    checkpoint: Path, graph: ModelProto, val_json: Path
+) -> None:
+    out, record = checkpoint.parent / "bundle", checkpoint.parent / "record.json"
+    options = ["--target", "onnx", "--val", str(val_json), "--out", str(out)]
+    result = CliRunner().invoke(command.app, [str(checkpoint), *options])
+    assert result.exit_code == 0, result.output
+    accuracy = open_bundle(out).manifest.accuracy
+    assert accuracy is not None and accuracy.images == 6
+    assert accuracy.masks.ap == pytest.approx(1.0, abs=0.01)  # its own detections are the truth
+    result = CliRunner().invoke(
+        verify.app, [str(out), "--data", str(val_json), "--max-drop", "0.01", "--json", str(record)]
+    )
+    assert result.exit_code == 0, result.output
+    assert abs(json.loads(record.read_text())["data"]["masks"]["difference"]) < 0.01
+
+
 def test_bisect_shows_where_it_departs_although_the_gate_fails(checkpoint: Path, graph: ModelProto) -> None:
     perturb(graph, "rpn_head.rpn_reg.weight", 1.2)
     out = checkpoint.parent / "bundle"
@@ -92,9 +111,14 @@ def test_int8_says_what_it_was_calibrated_on(checkpoint: Path, graph: ModelProto
         (["--frames", "missing"], "missing"),
         (["--precision", "bf16"], "bf16"),
         (["--precision", "int8"], "--calib"),
+        (["--precision", "fp16"], "--calib"),
         (["--calib", "missing"], "no frames at missing"),
         (["--precision", "int8", "--calib", "FOLDER", "--max-drop", "0.01"], "--val"),
         (["--precision", "int8", "--calib", "FOLDER", "--max-drop", "0.01", "--val", "missing"], "--val missing"),
+        (["--precision", "int8", "--calib", "FOLDER", "--max-drop", "0.1"], "--max-drop needs --val"),
+        (["--val", "missing"], "there is no annotation file at --val missing"),
+        (["--precision", "int8", "--calib", "FOLDER", "--sensitivity", "report.pdf"], "must end in .html"),
+        (["--sensitivity", "report.html"], "--calib"),
         (["--calib", "FOLDER"], "fp32 needs no calibration"),
     ],
 )

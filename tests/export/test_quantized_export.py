@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
 import torch
 from onnx import ModelProto
@@ -26,12 +27,13 @@ from rs4d_edge.export import pipeline
 from rs4d_edge.export.bisect import compare_features
 from rs4d_edge.export.conditional_masks import loop_masks
 from rs4d_edge.export.graph import only_outputs
-from rs4d_edge.export.matching import compare_detections
 from rs4d_edge.export.model_files import open_as_written
 from rs4d_edge.export.pipeline import export_bundle
-from rs4d_edge.export.quantized_model import QuantizationPlan, QuantizedModel
+from rs4d_edge.export.quantized_model import CalibrationRuns, QuantizationPlan, QuantizedModel
 from rs4d_edge.export.recipes import Precision, Recipe, Target
 from rs4d_edge.export.scan_function import inline_scan
+from rs4d_edge.export.sensitivity import measure_noise
+from rs4d_edge.matching import compare_detections
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
@@ -195,6 +197,34 @@ def test_layers_go_back_to_the_numbers_that_they_had(
     if recipe.precision is Precision.INT8:
         assert some["stem.0"] < 1e-5 < plain["stem.0"]
         assert max(whole[name] for name in ("encoder.1", "neck.0", "rpn_cls.0", "rpn_reg.3")) < 2e-3  # fp16 positions
+
+
+def test_the_noise_of_every_quantized_layer_can_be_read(
+    recipe: Recipe, detector: RS4D, once: ModelProto, calibration: CalibrationSet, cache: Path, tmp_path: Path
+) -> None:
+    weights = pipeline.weights_record(detector)
+    model = QuantizedModel(once, recipe, detector.config, weights, QuantizationPlan(calibration, cache=cache), tmp_path)
+    probed = model.probe(tmp_path)
+    paths = tmp_path / recipe.target.model_file, tmp_path / f"all-{recipe.target.model_file}"
+    record = model.write(*paths).quantization
+    assert record is not None and tuple(probe.layer for probe in probed.layers) == record.quantized
+    found = {layer.name: layer for layer in measure_noise(probed, recipe, CalibrationRuns(calibration, recipe), 1)}
+    for layer in found.values():
+        ratios = layer.weights_db, layer.input_db, layer.result_db
+        assert all(ratio is not None and ratio < 60 for ratio in ratios), layer
+        assert layer.weights_db is not None and layer.weights_db > 25, layer
+        assert (layer.paired is not None) == layer.name.startswith("roi_head."), layer
+    second = found["backbone.stem.stride4.1.1/Conv"]  # a step of 1/127 of a channel's largest weight, in every target
+    assert second.weights_db == pytest.approx(rounded_by_hand(once, second.name), abs=0.05)
+
+
+def rounded_by_hand(graph: ModelProto, layer: str) -> float:
+    """The ratio, in dB, of a convolution's weights to their errors."""
+    (name,) = (node.input[1] for node in graph.graph.node if node.name == layer)
+    weight = onnx.numpy_helper.to_array(next(held for held in graph.graph.initializer if held.name == name))
+    step = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    error = np.rint(weight / step) * step - weight
+    return float(10 * np.log10(np.square(weight).sum() / np.square(error).sum()))
 
 
 def test_int8_without_frames_and_frames_without_int8_are_refused(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rs4d_edge.commands.bench import PROFILERS
+from rs4d_edge.commands.bench_profile import PROFILERS
 from rs4d_edge.contract import OUTPUT_NAMES
 from rs4d_edge.errors import ClosedError, InputError
 from rs4d_edge.export.graph import save_graph, translate_module
