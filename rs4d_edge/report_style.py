@@ -34,7 +34,7 @@ p { margin: 8px 4px; }
 a { color: var(--link); }
 .note { color: var(--muted); }
 .card, .tiles div { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; margin: 0 0 12px; }
 .tiles div { padding: 8px 10px; }
 .tiles dt { color: var(--muted); font-size: 0.8rem; line-height: 1.25; }
 .tiles dd { margin: 2px 0 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
@@ -84,7 +84,7 @@ def table(name: str, heads: Iterable[str], rows: Iterable[Sequence[str]], *, wra
     """A table of plain text with the id `table-NAME`; a row's first cell is its heading. `wrap` breaks long cells."""
     style = ' style="white-space: normal"' if wrap else ""
     broken = ' style="white-space: normal; overflow-wrap: anywhere; text-align: left"' if wrap else ""
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
+    head = "".join(f'<th scope="col"{broken}>{escape(each)}</th>' for each in heads)
     lines = [
         f'<tr><th scope="row"{style}>{escape(first)}</th>'
         + "".join(f"<td{broken}>{escape(cell)}</td>" for cell in cells)

@@ -1,191 +1,147 @@
-"""`rs4d-bench`: how long a bundle takes for a frame, and where in the network the time goes."""
+"""`rs4d-bench`: what bundles take on this device, where the time goes, a model's forms side by side, what changed."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, cast
+from typing import Annotated, Any
 
-import cv2
-import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from rs4d_edge.bundle import Bundle, open_bundle
-from rs4d_edge.commands.bench_tables import latency_table, moves_table, share_table, summary
-from rs4d_edge.commands.evaluate import write_json
+from rs4d_edge.bench.comparing import THRESHOLD
+from rs4d_edge.commands.bench_compare import run_compare
+from rs4d_edge.commands.bench_device import DeviceRequest, run_device, show_record
+from rs4d_edge.commands.bench_matrix import run_matrix
+from rs4d_edge.commands.bench_quick import RUNS, run_quick
+from rs4d_edge.commands.matrix_entries import MATRIX_RUNS, MATRIX_THREADS, MatrixRequest
 from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.errors import InputError
-from rs4d_edge.frames import Frame, read_image
-from rs4d_edge.layer_times import (
-    HOLDERS,
-    LARGE_BYTES,
-    NodeTime,
-    ProfiledRuntime,
-    by_group,
-    by_kind,
-    large_moves,
-    middle_mean,
-    placed_by_order,
-)
-from rs4d_edge.machine import machine_record
-from rs4d_edge.predictor import Predictor
-from rs4d_edge.timing import StageTimings
-
-WARM_UP_RUNS = 3
-STAGES = ("resize_ms", "infer_ms", "post_ms", "total_ms")
-PROFILERS = {
-    "openvino": "rs4d_edge.runtimes.openvino_profile",
-    "onnxruntime": "rs4d_edge.runtimes.onnxruntime_profile",
-}
 
 app = typer.Typer(add_completion=False)
 console = Console()
 
 
-class ProfilerModule(Protocol):
-    """What a module named in `PROFILERS` offers."""
-
-    def open_profiled(self, model_path: Path, *, threads: int | None, precision: str) -> ProfiledRuntime:
-        """Load the model so that the time of every node is kept."""
-        ...
-
-
-class Latency(NamedTuple):
-    """Milliseconds of each run by stage, and how many objects were found in the frame."""
-
-    runs: dict[str, list[float]]
-    objects: int
-
-    def figures(self) -> dict[str, dict[str, float]]:
-        """Median, 90th percentile and maximum of each stage."""
-        return {
-            stage.removesuffix("_ms"): {
-                "p50_ms": round(float(np.percentile(values, 50)), 3),
-                "p90_ms": round(float(np.percentile(values, 90)), 3),
-                "max_ms": round(max(values), 3),
-            }
-            for stage, values in self.runs.items()
-        }
-
-
 @app.command()
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, as written by rs4d-export")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BUNDLE...",
+            help="Bundles' folders, as written by rs4d-export; with --matrix several, or instead a model, by its "
+            "shipped name or its checkpoint file, which is exported in every form; with --compare two files of --json",
+        ),
+    ],
+    duration: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Measure for so long, as in 60 or 5m: times, memory, heat, power")
+    ] = None,
+    soak: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The same for minutes or hours, with a verdict: what drifts?")
+    ] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Throughput with 1 to N streams at once as well, a Predictor for each")
+    ] = None,
+    deadline_ms: Annotated[float | None, typer.Option(min=0.0, help="Count the frames that take longer")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with plots, which needs matplotlib")] = None,
+    accuracy: Annotated[
+        list[Path] | None, typer.Option(help="Accuracy for the page: a file of rs4d-eval --json, once for each bundle")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="What changed from A.json to B.json beyond noise; status 1 if slower")
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help=f"Compare: the change that matters; default {THRESHOLD}")
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show where in the network the time goes")] = False,
     frame: Annotated[Path | None, typer.Option(help="Image to run on; default: the first golden frame")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine; default: the engine's choice")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs, after a warm-up")] = 30,
+    threads: Annotated[
+        int | None,
+        typer.Option(help=f"Threads of the engine; default: its own choice, with --matrix {MATRIX_THREADS}"),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Timed runs, after a warm-up; default {RUNS}, with --matrix {MATRIX_RUNS}"),
+    ] = None,
     runtime: Annotated[str | None, typer.Option(help="Another runtime than the bundle's own")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file")] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Accuracy, time, size and memory of a model's forms beside each other")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Matrix: COCO file to measure accuracy and time on")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Matrix: folder of its images; default: beside --data, or images/ there")
+    ] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="Matrix of a model: folder or COCO file to calibrate int8 on, not --data"),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Matrix of a model: at most so many of --calib")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Matrix of a model: folder that keeps its bundles; those that are outdated are replaced"),
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Matrix: write the table to this file, in Markdown")] = None,
 ) -> None:
-    """Time a bundle from the frame to its detections, on one frame again and again."""
-    if json_path is not None and json_path.is_dir():
-        raise InputError(f"--json {json_path} is a folder: name a file")
-    opened = open_bundle(bundle)
-    engine = runtime or opened.manifest.runtime
-    if profile and engine not in PROFILERS:
-        raise InputError(f"--profile knows the runtimes {', '.join(PROFILERS)}, not {engine!r}")
-    image = _frame(opened, frame)
-    with Predictor(bundle, runtime=runtime, threads=threads) as predictor:
-        latency = measure(predictor, image, runs)
-    record = _record(opened, engine, threads, runs, image, latency)
-    console.print(summary(record))
-    console.print(latency_table(record["latency"]))
-    if profile:
-        record["profile"] = _profile(opened, engine, threads, runs, image)
-        _show_profile(record["profile"])
-    if json_path is not None:
-        write_json(record, json_path)
-        console.print(f"figures: {escape(str(json_path))}", soft_wrap=True)
+    """Time a bundle from the frame to its detections, on one frame again and again.
 
-
-def measure(predictor: Predictor, frame: Frame, runs: int) -> Latency:
-    """Run on `frame` (RGB) `runs` times after a warm-up. Masks are not rendered: that happens when they are used."""
-    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    objects = 0
-    for run in range(WARM_UP_RUNS + runs):
-        detections = predictor.run(frame)
-        objects = len(detections)
-        if run >= WARM_UP_RUNS:
-            _keep(times, detections.timings)
-    return Latency(times, objects)
-
-
-def _keep(times: dict[str, list[float]], timings: StageTimings) -> None:
-    for stage in STAGES:
-        times[stage].append(float(getattr(timings, stage)))
-
-
-def _frame(bundle: Bundle, path: Path | None) -> Frame:
-    """The frame to run on, RGB."""
-    if path is not None:
-        image: Frame = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        return image
-    golden = bundle.golden()
-    if not golden:
-        raise InputError(f"{bundle.path} holds no golden frame: name an image with --frame")
-    return golden[0][0]
-
-
-def _profile(bundle: Bundle, engine: str, threads: int | None, runs: int, frame: Frame) -> dict[str, Any]:
-    """The same frame path over a runtime that times its nodes; means over the middle half of the runs."""
-    module = cast(ProfilerModule, importlib.import_module(PROFILERS[engine]))
-    manifest = bundle.manifest
-    runtime = module.open_profiled(bundle.model_path, threads=threads, precision=manifest.precision)
-    with Predictor.over(runtime, manifest.contract) as predictor:
-        latency = measure(predictor, frame, runs)
-        nodes = middle_mean(runtime.finish()[WARM_UP_RUNS:])
-    infer_ms = sorted(latency.runs["infer_ms"])[runs // 4 : runs - runs // 4]
-    inner = any(node.outer for node in nodes)
-    return {"infer_ms": float(np.mean(infer_ms)), "times_inner_nodes": inner, **_shares(nodes)}
-
-
-def _shares(nodes: list[NodeTime]) -> dict[str, Any]:
-    return {
-        "nodes_ms": sum(node.ms for node in nodes),
-        "placed_by_order": placed_by_order(nodes),
-        "groups": [share._asdict() for share in by_group(nodes)],
-        "kinds": [share._asdict() for share in by_kind(nodes)],
-        "large_moves": [move._asdict() for move in large_moves(nodes)],
-    }
-
-
-def _show_profile(profile: dict[str, Any]) -> None:
-    between_ms = profile["infer_ms"] - profile["nodes_ms"]
-    groups = [*profile["groups"], {"label": "between the nodes", "ms": between_ms, "nodes": 0}]
-    console.print(share_table("Layer groups, in the order of computation", groups, profile["infer_ms"]))
-    console.print(share_table("Operator kinds", profile["kinds"], profile["infer_ms"], most=15))
-    console.print(moves_table(profile["large_moves"], LARGE_BYTES))
-    console.print(
-        f"Means over the middle half of the runs; with every node timed the network took {profile['infer_ms']:.2f} ms. "
-        f"{profile['placed_by_order']:.0%} of the time is in nodes whose names tell no module: they are counted where "
-        "their neighbours in the order of execution are."
+    Alone, so many runs of one bundle, without masks. With --duration, --soak, --streams, --deadline-ms or --report, or
+    several bundles: everything that a device shows, masks included.
+    """
+    profiled = {"--profile": profile or None}
+    one_frame = {"--frame": frame, "--runtime": runtime}
+    quick = {**profiled, "--runs": runs}
+    timed = {"--duration": duration, "--soak": soak, "--streams": streams, "--deadline-ms": deadline_ms}
+    on_device = {**timed, "--report": report, "--accuracy": accuracy or None}
+    beside = {"--data": data, "--images": images, "--calib": calib, "--samples": samples, "--work": work}
+    beside["--markdown"] = markdown
+    if compare:
+        measuring = {**quick, **on_device, **beside, **one_frame, "--threads": threads, "--matrix": matrix or None}
+        _refuse(measuring, "not for --compare, which measures nothing")
+        files = tuple(map(Path, sources))
+        slower = run_compare(files, THRESHOLD if threshold is None else threshold, json_path, console)
+        raise typer.Exit(int(slower))
+    _refuse({"--threshold": threshold}, "only for --compare")
+    if matrix:
+        why = "not for --matrix, which runs every bundle in its own runtime on images of --data"
+        _refuse({**profiled, **one_frame, **on_device}, why)
+        request = MatrixRequest(
+            tuple(sources),
+            data=data,
+            images=images,
+            calib=calib,
+            samples=samples,
+            work=work,
+            threads=MATRIX_THREADS if threads is None else threads,
+            runs=runs or MATRIX_RUNS,
+            json_path=json_path,
+            markdown_path=markdown,
+        )
+        run_matrix(request, console)
+        return
+    _refuse(beside, "only for --matrix")
+    if len(sources) == 1 and not any(value is not None for value in on_device.values()):
+        run_quick(Path(sources[0]), profile, frame, threads, runs or RUNS, runtime, json_path, console)
+        return
+    _refuse(quick, "for one bundle alone, without --duration and what goes with it")
+    device = DeviceRequest(
+        tuple(map(Path, sources)),
+        duration=duration,
+        soak=soak,
+        streams=streams,
+        deadline_ms=deadline_ms,
+        threads=threads,
+        runtime=runtime,
+        frame=frame,
+        accuracy=tuple(accuracy or ()),
+        json_path=json_path,
+        report=report,
     )
-    whole = sorted({kind["label"] for kind in profile["kinds"]} & HOLDERS)
-    if whole and not profile["times_inner_nodes"]:
-        console.print(f"The engine does not time what is inside of {', '.join(whole)}: it counts with the node.")
+    (show_record if Path(sources[0]).is_file() else run_device)(device, console)
 
 
-def _record(
-    bundle: Bundle, engine: str, threads: int | None, runs: int, frame: Frame, latency: Latency
-) -> dict[str, Any]:
-    manifest = bundle.manifest
-    return {
-        "bundle": str(bundle.path),
-        "model": manifest.name,
-        "runtime": engine,
-        "precision": manifest.precision,
-        "input_hw": list(manifest.contract.image_size_hw),
-        "frame_hw": list(frame.shape[:2]),
-        "threads": threads,
-        "runs": runs,
-        "warm_up": WARM_UP_RUNS,
-        "objects": latency.objects,
-        "latency": latency.figures(),
-        "machine": machine_record((engine,)),
-    }
+def _refuse(options: dict[str, Any], why: str) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)}: {why}")
 
 
 def main() -> None:

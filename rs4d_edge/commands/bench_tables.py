@@ -7,6 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from rs4d_edge.bench.sources import KINDS, shown
+
 
 def summary(record: dict[str, Any]) -> str:
     """What was run, on what, in one line."""
@@ -62,3 +64,68 @@ def moves_table(moves: list[dict[str, Any]], least_bytes: int, most: int = 20) -
     total = sum(move["ms"] for move in moves)
     table.add_row("all", "", "", "", str(sum(move["alike"] for move in moves)), f"{total:.2f}", style="bold")
     return table
+
+
+def device_table(record: dict[str, Any]) -> Table:
+    """One row for each stage of a measurement on a device."""
+    title = f"{record['label']}: {record['runtime']} {record['precision']}, {record['runs']:,} runs, milliseconds"
+    table = Table("stage", title=escape(title))
+    names = ("p50", "p90", "p95", "p99", "max")
+    for heading in names:
+        table.add_column(heading, justify="right")
+    for stage, values in record["latency"].items():
+        cells = (f"{values[f'{name}_ms']:.2f}" for name in names)
+        table.add_row(stage, *cells, style="bold" if stage == "total" else None)
+    return table
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What a measurement on a device says besides, a line each."""
+    warm_up, memory = record["warm_up"], record["memory"]
+    steady = "steady" if warm_up["steady"] else "not steady, so the figures hold the rest of it"
+    jitter = "" if record["jitter_ms"] is None else f", jitter {record['jitter_ms']:.2f} ms"
+    lines = [
+        f"loading {record['load_ms']:.0f} ms, first frame {record['first_frame_ms']:.0f} ms, warm-up "
+        f"{warm_up['runs']} runs ({steady})",
+        f"{record['frames_per_s']:.2f} frames/s{jitter}, {record['objects']} objects",
+        f"memory: at most {memory['peak_bytes'] / 1e6:.0f} MB since {memory['peak_since']}",
+    ]
+    if record["deadline"] is not None:
+        deadline = record["deadline"]
+        lines.append(f"later than {deadline['deadline_ms']:g} ms: {deadline['misses']:,} ({deadline['share']:.2%})")
+    lines += [_stream_note(streams) for streams in record.get("streams", ())]
+    lines += [f"{value:.3g} J/frame ({label})" for label, value in record["joules_per_frame"].items()]
+    lines += [_sensor_note(*each) for each in record["sensors"]["summary"].items()]
+    absent = record["sensors"]["absent"]
+    if absent:
+        reasons = dict.fromkeys(reason for why in absent.values() for reason in why)
+        lines.append(f"not available here: {', '.join(KINDS[kind][0] for kind in absent)} ({'; '.join(reasons)})")
+    if "soak" in record:
+        lines.append(_soak_note(record["soak"]))
+    return lines
+
+
+def _stream_note(found: dict[str, Any]) -> str:
+    streams = f"{found['streams']} stream{'s' * (found['streams'] > 1)}"
+    return f"{streams}: {found['frames_per_s']:.2f} frames/s, slowest stream's median {found['slowest_p50_ms']:.2f} ms"
+
+
+def _sensor_note(series: str, values: dict[str, float]) -> str:
+    kind, label = series.split(":", 1)
+    what = f"{KINDS[kind][0]}, {label}"
+    if "mean" not in values:
+        return f"{what}: {shown(kind, values['growth'])} more"
+    least, most, mean = (shown(kind, values[name]) for name in ("least", "most", "mean"))
+    return f"{what}: {least} to {most}, mean {mean}"
+
+
+def _soak_note(soak: dict[str, Any]) -> str:
+    if "first" not in soak:
+        return f"soak: {soak['verdict']}"
+    first, last, growth = soak["first"], soak["last"], soak["memory_growth_bytes"]
+    drift = f"{soak['latency_drift']:+.1%}, trend {soak['latency_trend']:+.1%}"
+    memory = "" if growth is None else f", memory {growth / 1e6:+.1f} MB"
+    return (
+        f"soak, minute {first['minute']} and {last['minute']}: median {first['p50_ms']:.2f} and "
+        f"{last['p50_ms']:.2f} ms ({drift}){memory}: {soak['verdict']}"
+    )

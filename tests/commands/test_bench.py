@@ -11,7 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from rs4d_edge.bundle import write_bundle
-from rs4d_edge.commands.bench import STAGES, WARM_UP_RUNS, app, measure
+from rs4d_edge.commands.bench import app
+from rs4d_edge.commands.bench_latency import STAGES, WARM_UP_RUNS, Latency, measure
 from rs4d_edge.contract import OUTPUT_NAMES, ModelContract
 from rs4d_edge.errors import BundleError, FrameError, InputError
 from rs4d_edge.manifest import WeightsRecord
@@ -99,8 +100,6 @@ def test_warm_up_runs_are_not_counted() -> None:
 
 
 def test_figures_are_percentiles() -> None:
-    from rs4d_edge.commands.bench import Latency
-
     latency = Latency({"total_ms": [float(value) for value in range(1, 12)]}, 0)
     assert latency.figures() == {"total": {"p50_ms": 6.0, "p90_ms": 10.0, "max_ms": 11.0}}
 

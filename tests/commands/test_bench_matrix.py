@@ -112,7 +112,6 @@ def test_what_does_not_go_together_is_named(folder: Path, tmp_path: Path) -> Non
         (("--matrix", plain, "nano", "--data", data), "nano is no folder"),
         ((plain, "--data", data), "--data"),
         ((plain, "--markdown", tmp_path / "table.md"), "--markdown"),
-        ((plain, plain), "--matrix"),
     ):
         error = run(*arguments).exception
         assert isinstance(error, InputError), arguments

@@ -1,0 +1,1 @@
+"""Measurements on a device: latency, streams, soaks, sensors, their report and their comparison. Needs no torch."""
