@@ -16,7 +16,8 @@ class Target(str, Enum):
     a C++ compiler is there, else plain operators.
     `RTX`: TensorRT-RTX engines for NVIDIA GPUs, one for each compute capability, and the ONNX file that they are built
     from, strongly typed: its types are those of weights and activations, int8 by symmetric Q/DQ pairs. Engines are
-    built without a GPU and not run. Until there is an adapter that runs them, the bundle's runtime opens the ONNX file.
+    built without a GPU and not run. The bundle's own runtime opens the ONNX file, which is what was compared; the
+    runtime `tensorrt` opens the engines.
     """
 
     ONNX = "onnx"

@@ -20,6 +20,8 @@ RUNTIMES = {
     "torch": _Entry("rs4d_edge.runtimes.torch_runtime", "torch", "export"),
     "onnxruntime": _Entry("rs4d_edge.runtimes.onnxruntime_runtime", "onnxruntime", "onnx"),
     "openvino": _Entry("rs4d_edge.runtimes.openvino_runtime", "openvino", "openvino"),
+    # The engine's own library is the one that built it, which only the bundle knows.
+    "tensorrt": _Entry("rs4d_edge.runtimes.tensorrt_runtime", "cuda.bindings", "tensorrt-rtx"),
 }
 
 
@@ -42,7 +44,7 @@ def runtime_module(name: str) -> RuntimeModule:
     try:
         return cast(RuntimeModule, importlib.import_module(entry.module))
     except ModuleNotFoundError as error:
-        if error.name != entry.package:
+        if not f"{entry.package}.".startswith(f"{error.name}."):  # itself, or the package that it is part of
             raise RuntimeUnavailable(f"the runtime {name!r} does not import: {error}") from error
         raise RuntimeUnavailable(
             f"the runtime {name!r} needs the package {entry.package}, which is not installed; "

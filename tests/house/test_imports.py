@@ -26,8 +26,9 @@ ENGINES = {
     "rs4d_edge.runtimes.openvino_runtime": {"openvino"},
     "rs4d_edge.runtimes.openvino_profile": {"openvino"},
     "rs4d_edge.runtimes.openvino_scan": {"openvino"},
+    "rs4d_edge.runtimes.tensorrt_runtime": {"cuda"},  # and the library that built the engine, by the name in its record
 }
-ALL_ENGINES = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript", "nncf", "tensorrt", "transformers"}
+ALL_ENGINES = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript", "nncf", "tensorrt", "transformers", "cuda"}
 
 # Commands are for whoever types them: those of the workstation import what they drive.
 DEVICE_COMMANDS = {"rs4d_edge.commands.__init__", "rs4d_edge.commands.predict", "rs4d_edge.commands.predict_terminal"}

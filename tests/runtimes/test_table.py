@@ -12,7 +12,7 @@ from rs4d_edge.runtimes.table import RUNTIMES, open_runtime, runtime_module
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'tflite'.*onnxruntime, openvino, torch"):
+    with pytest.raises(InputError, match=r"'tflite'.*onnxruntime, openvino, tensorrt, torch"):
         open_runtime("tflite", "model.tflite")
 
 
