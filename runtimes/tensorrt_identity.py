@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rs4d_edge.bundle import read_manifest
 from rs4d_edge.errors import BundleError
+from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.runtimes.tensorrt_cuda import ON_THE_CPU, Gpu
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
 
@@ -18,9 +20,15 @@ _AGAIN = "copy or export the bundle again"
 
 
 def engine_records(model_path: Path) -> dict[str, EngineRecord]:
-    """The records of the engines built from `model_path`, by compute capability. Raises BundleError without any."""
+    """The records of the engines built from `model_path`, by compute capability. Raises BundleError without any.
+
+    In a bundle only what its manifest lists counts, as that alone was checked: an engine is code.
+    """
     records: dict[str, EngineRecord] = {}
+    listed = _listed(model_path.parent)
     for path in sorted(model_path.parent.glob(f"{model_path.stem}-sm*.json")):
+        if listed is not None and path.name not in listed:
+            continue
         try:
             record = EngineRecord.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -28,6 +36,8 @@ def engine_records(model_path: Path) -> dict[str, EngineRecord]:
         except ValidationError as error:
             problems = "; ".join(": ".join((*map(str, item["loc"]), item["msg"])) for item in error.errors())
             raise BundleError(f"{path} is not the record of an engine ({problems}); {_AGAIN}") from error
+        if listed is not None and record.engine not in listed:
+            raise BundleError(f"{path} names {record.engine}, which the bundle's manifest does not list; {_AGAIN}")
         records[record.compute_capability] = record
     if not records:
         raise BundleError(
@@ -35,6 +45,13 @@ def engine_records(model_path: Path) -> dict[str, EngineRecord]:
             f"{ON_THE_CPU}"
         )
     return records
+
+
+def _listed(folder: Path) -> frozenset[str] | None:
+    """The files of the bundle in `folder`; None if no manifest is there: a graph and its engines alone."""
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    return frozenset(file.path for file in read_manifest(folder).files)
 
 
 def record_for(records: Mapping[str, EngineRecord], gpu: Gpu) -> EngineRecord:

@@ -17,7 +17,7 @@ from rs4d_edge.runtimes import tensorrt_engine
 from tests.runtimes.cuda_stand_in import CudaStandIn, Error
 from tests.runtimes.tensorrt_stand_in import Machine, tensors, write_engine
 from tests.runtimes.tiny_models import CONTRACT
-from tests.stand_ins import golden_frame, parity, square_detections
+from tests.stand_ins import contract, golden_frame, parity, small_bundle, square_detections
 
 REBUILD = r"rs4d-export MODEL --target rtx --compute-capability 8\.6 --out BUNDLE"
 ON_THE_CPU = r'Predictor\(bundle, runtime="onnxruntime"\)'
@@ -80,6 +80,33 @@ def test_damaged_files(machine: Machine, tmp_path: Path, spoil: Callable[[Path],
 
 def test_a_record_that_leads_out_of_the_bundle(machine: Machine, tmp_path: Path) -> None:
     refused(machine, write_engine(tmp_path, engine="../sums.engine"), BundleError, "not a file beside it")
+
+
+def test_engines_that_the_manifest_does_not_list_are_left_alone(machine: Machine, tmp_path: Path) -> None:
+    small_bundle(tmp_path / "bundle")
+    dropped = write_engine(tmp_path / "bundle")
+    refused(machine, dropped, BundleError, "holds no TensorRT engine")
+
+
+def test_a_listed_record_of_an_unlisted_engine(machine: Machine, tmp_path: Path) -> None:
+    write_engine(tmp_path)
+    record = (tmp_path / "sums-sm86.json").read_bytes()
+    with write_bundle(tmp_path / "bundle") as draft:
+        (draft.path / "sums.onnx").write_bytes(b"graph")
+        (draft.path / "sums-sm86.json").write_bytes(record)
+        draft.add_golden(golden_frame(), square_detections())
+        draft.seal(
+            name="small",
+            target="rtx",
+            runtime="onnxruntime",
+            precision="fp32",
+            contract=contract(),
+            model="sums.onnx",
+            weights=WeightsRecord(name="small.safetensors", sha256="0" * 64),
+            parity=parity(),
+        )
+    (tmp_path / "bundle" / "sums-sm86.engine").write_bytes((tmp_path / "sums-sm86.engine").read_bytes())
+    refused(machine, tmp_path / "bundle" / "sums.onnx", BundleError, "does not list")
 
 
 def test_no_gpu(machine: Machine, tmp_path: Path) -> None:
