@@ -5,12 +5,14 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE ?=
+CALIB ?=
 NATIVE_SOURCES := $(wildcard rs4d_edge/native/*.cpp rs4d_edge/native/*.h rs4d_edge/native/build.py)
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format types clean
 
 help:
 	@echo "make demo [IMAGE=path]  export the shipped model, prove it against the reference, find objects in a frame"
+	@echo "     ... [CALIB=path]   in int8, calibrated on these photographs: faster, in a third of the size"
 	@echo "make test               lint, types, tests and the built wheel: what CI runs"
 	@echo "make test-all           the same with the slow tests"
 	@echo "make lint | types       one check alone"
@@ -24,9 +26,9 @@ $(VENV)/.ready-%: pyproject.toml setup.py .ci/make-venv
 $(VENV)/.ready-native: $(NATIVE_SOURCES)
 	@.ci/build-native "$(VENV)"
 
-demo: $(VENV)/.ready-export
+demo: $(VENV)/.ready-$(if $(CALIB),quantize,export)
 	@$(MAKE) --no-print-directory -s $(VENV)/.ready-native
-	@$(BIN)/python -m rs4d_edge.commands.demo $(if $(IMAGE),--image "$(IMAGE)")
+	@$(BIN)/python -m rs4d_edge.commands.demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(CALIB),--calib "$(CALIB)")
 
 test: $(VENV)/.ready-dev
 	@$(MAKE) --no-print-directory -s $(VENV)/.ready-native

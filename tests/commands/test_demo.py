@@ -65,3 +65,25 @@ def test_without_shipped_weights_the_demo_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(command, "shipped_names", tuple)
     with pytest.raises(InputError, match="no trained weights"):
         command.default_model()
+
+
+def test_photographs_make_it_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    class StoppedError(Exception):
+        pass
+
+    def remembered(*parts: str) -> None:
+        commands.append(parts)
+        raise StoppedError
+
+    monkeypatch.setattr(command, "run_command", remembered)
+    monkeypatch.setattr(command, "shipped_names", lambda: ("some-model",))
+    for given in ([], ["--calib", str(tmp_path)]):
+        assert isinstance(CliRunner().invoke(app, ["--out", str(tmp_path / "demo"), *given]).exception, StoppedError)
+    plain, quantized = commands
+    assert "--precision" not in plain
+    at = quantized.index("--precision")
+    assert quantized[at : at + 4] == ("--precision", "int8", "--calib", str(tmp_path))
+    absent = CliRunner().invoke(app, ["--calib", str(tmp_path / "absent"), "--out", str(tmp_path / "demo")])
+    assert isinstance(absent.exception, InputError) and "CALIB=folder" in str(absent.exception)
