@@ -34,10 +34,10 @@ p { margin: 8px 4px; }
 a { color: var(--link); }
 .note { color: var(--muted); }
 .card, .tiles div { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; margin: 0 0 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(116px, 1fr)); gap: 8px; margin: 0 0 12px; }
 .tiles div { padding: 8px 10px; }
 .tiles dt { color: var(--muted); font-size: 0.8rem; line-height: 1.25; }
-.tiles dd { margin: 2px 0 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+.tiles dd { margin: 2px 0 0; font-size: 1.1rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .columns { columns: 2 420px; column-gap: 12px; }
 .card { margin: 0 0 12px; padding: 10px; break-inside: avoid; }
 .scroll { overflow-x: auto; }
