@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import openvino
@@ -72,21 +71,6 @@ def has_bf16() -> bool:
 def precisions() -> tuple[str, ...]:
     """Those that this machine computes in."""
     return ("fp32", "bf16") if has_bf16() else ("fp32",)
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far.
-
-    From /proc where there is one: what getrusage tells of a process begins with the memory of the one that started it.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most << 10
 
 
 class Bar(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import peak_memory_bytes
+from rs4d_edge.bench.peak import resident_peak_bytes
 
 RUNS = 2
 
@@ -35,7 +35,7 @@ def run_engine(runtime: str, model: Path, precision: str, threads: int) -> int:
     from rs4d_edge.runtimes.table import open_runtime, runtime_module
 
     runtime_module(runtime)  # imports the engine
-    before = peak_memory_bytes()
+    before = resident_peak_bytes()
     opened = open_runtime(runtime, model, threads=threads, precision=precision)
     random = np.random.default_rng(0)
     feeds = {spec.name: random.standard_normal(spec.shape).astype(spec.dtype) for spec in opened.inputs}
@@ -52,7 +52,7 @@ def run_published(size: int, threads: int) -> int:
     from benchmarks.encoders import PublishedEncoder, base_encoder, sample_image
 
     torch.set_num_threads(threads)
-    before = peak_memory_bytes()
+    before = resident_peak_bytes()
     with torch.inference_mode():
         PublishedEncoder(base_encoder(size))(*sample_image(size))
     return before
@@ -65,7 +65,7 @@ def main() -> None:
         before = run_published(int(model), int(threads))
     else:
         before = run_engine(runtime, Path(model), precision, int(threads))
-    print(json.dumps({"peak_bytes": peak_memory_bytes(), "before_bytes": before}))
+    print(json.dumps({"peak_bytes": resident_peak_bytes(), "before_bytes": before}))
 
 
 if __name__ == "__main__":

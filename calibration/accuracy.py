@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rs4d_edge.errors import InputError
+from rs4d_edge.evaluation.images_folder import images_beside
 from rs4d_edge.quantization_record import AccuracyStep
 
 Measure = Callable[[frozenset[str]], float]
@@ -29,8 +30,7 @@ class ValidationSet:
     @property
     def images_dir(self) -> Path:
         """Where the images are."""
-        beside = self.annotations.parent / "images"
-        return beside if beside.is_dir() else self.annotations.parent
+        return images_beside(self.annotations)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from rs4d_edge.export.tensorrt_engines import build_engine, check_tensorrt, engi
 from rs4d_edge.export.tensorrt_graph import rewrite_for_tensorrt
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
+from rs4d_edge.machine import processor_name
 from rs4d_edge.manifest import AccuracyOnData, WeightsRecord
 from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 from rs4d_edge.reference.detector import RS4D
@@ -233,16 +234,6 @@ def tool_versions(target: Target) -> dict[str, str]:
     """Versions of what takes part in an export."""
     packages = ("rs4d-edge", "torch", "onnx", "onnxscript", *_TOOLS[target])
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def processor_name() -> str:
-    """The processor as its maker names it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _time_of_one_run(model: RS4D, batch: int) -> float:

@@ -193,8 +193,7 @@ def check_plan(recipe: Recipe, plan: QuantizationPlan | None) -> None:
         return
     if not precision.takes_frames:
         raise InputError(f"{precision.value} needs no calibration: leave --calib out, or ask for int8")
-    if plan.cache is not None or plan.validation is not None or plan.sensitivity is not None or plan.high_precision:
+    if plan.cache is not None or plan.goal is not None or plan.sensitivity is not None or plan.high_precision:
         raise InputError(
-            f"{precision.value} takes --calib alone: --calib-cache, --max-drop, --val and --sensitivity are for layers "
-            "in int8"
+            f"{precision.value} takes --calib alone: --calib-cache, --max-drop and --sensitivity are for layers in int8"
         )

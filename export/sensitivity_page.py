@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from html import escape
 from pathlib import Path
 
-from rs4d_edge.errors import InputError
 from rs4d_edge.export.sensitivity import WORST, LayerSensitivity, SensitivityReport
 from rs4d_edge.export.sensitivity_plots import latency_plot, noise_plot, timed_steps
 from rs4d_edge.quantization_record import AccuracyRecord
-from rs4d_edge.report_style import columns, figure, html_page
+from rs4d_edge.report_style import columns, figure, html_page, table, tiles
+from rs4d_edge.whole_file import write_text
 
 _NOISE = (
     "Signal to quantization noise, in the order of computation: the more, the better. Weights: the rounding of the "
@@ -28,18 +27,8 @@ def write_report(report: SensitivityReport, page: Path) -> tuple[Path, Path]:
 
     The page needs nothing but itself: no network, no other file. InputError where it cannot be written.
     """
-    contents = {page: _page(report), page.with_suffix(".json"): report.model_dump_json(indent=2) + "\n"}
-    partials = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial") for path in contents}
-    try:
-        for path, content in contents.items():
-            partials[path].write_text(content, encoding="utf-8")
-        for path, partial in partials.items():
-            partial.replace(path)
-    except OSError as error:
-        raise InputError(f"the report {page} cannot be written: {error.strerror or error}; name another") from error
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+    write_text(_page(report), page)
+    write_text(report.model_dump_json(indent=2) + "\n", page.with_suffix(".json"))
     return page, page.with_suffix(".json")
 
 
@@ -51,15 +40,14 @@ def _page(report: SensitivityReport) -> str:
 
 
 def _tiles(report: SensitivityReport) -> str:
-    tiles = [("int8 layers", str(len(report.layers))), (f"frames of {report.source}", str(report.frames))]
+    values = [("int8 layers", str(len(report.layers))), (f"frames of {report.source}", str(report.frames))]
     if report.float_ap is not None and report.plain_ap is not None:
-        tiles += [("mask AP without int8", f"{report.float_ap:.4f}"), ("all layers int8", f"{report.plain_ap:.4f}")]
+        values += [("mask AP without int8", f"{report.float_ap:.4f}"), ("all layers int8", f"{report.plain_ap:.4f}")]
     if report.accuracy is not None:
-        tiles.append(("chosen layers int8", f"{report.accuracy.int8_ap:.4f}"))
+        values.append(("chosen layers int8", f"{report.accuracy.int8_ap:.4f}"))
     if report.images is not None:
-        tiles.append(("images for mask AP", str(report.images)))
-    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{value}</dd></div>" for label, value in tiles)
-    return f'<dl class="tiles">{items}</dl>'
+        values.append(("images for mask AP", str(report.images)))
+    return tiles(values)
 
 
 def _layer_note(report: SensitivityReport) -> str:
@@ -86,7 +74,7 @@ def _layer_table(report: SensitivityReport) -> str:
         + [_effect(layer)]
         for layer in report.by_result()
     ]
-    return _table("layers", ["layer", "place", "result", "input alone", "weights", "AP effect"], rows)
+    return table("layers", ["layer", "place", "result", "input alone", "weights", "AP effect"], rows)
 
 
 def _search(accuracy: AccuracyRecord | None) -> list[str]:
@@ -104,25 +92,9 @@ def _search(accuracy: AccuracyRecord | None) -> list[str]:
     blocks = ["<h2>Accuracy and latency</h2>", f'<p class="note">{escape(text)}</p>']
     if timed:
         blocks.append(
-            columns([figure("latency", latency_plot(accuracy), _LATENCY), _table("steps", heads, rows, wrap=True)])
+            columns([figure("latency", latency_plot(accuracy), _LATENCY), table("steps", heads, rows, kind="wrap")])
         )
     return blocks
-
-
-def _table(name: str, heads: list[str], rows: list[list[str]], *, wrap: bool = False) -> str:
-    """A row's first cell is its heading, which is broken into lines if `wrap`."""
-    style = ' style="white-space: normal; overflow-wrap: anywhere"' if wrap else ""
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
-    lines = [
-        f'<tr><th scope="row"{style}>{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for first, *cells in rows
-    ]
-    return (
-        f'<div class="card scroll"><table id="table-{name}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
 
 
 def _db(value: float | None) -> str:

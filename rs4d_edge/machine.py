@@ -30,11 +30,12 @@ def machine_record(packages: Iterable[str] = ()) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "packages": {name: version for name in ("rs4d-edge", *packages) if (version := _version(name))},
+        "packages": {name: version for name in ("rs4d-edge", *packages) if (version := package_version(name))},
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """That of an installed package, else None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal
 
 STYLE_SHEET = """\
 :root {
@@ -47,7 +48,10 @@ table { border-collapse: collapse; width: 100%; font-size: 0.85rem; font-variant
 th, td { padding: 5px 0 5px 6px; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 th:first-child { padding-left: 0; text-align: left; font-weight: 500; }
+.wrap th, .wrap td { white-space: normal; overflow-wrap: anywhere; }
+.words th, .words td { text-align: left; }
 """
+TableKind = Literal["", "wrap", "wrap words"]
 
 
 def html_page(title: str, body: Iterable[str]) -> str:
@@ -80,18 +84,18 @@ def tiles(values: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="tiles">{items}</dl>'
 
 
-def table(name: str, heads: Iterable[str], rows: Iterable[Sequence[str]], *, wrap: bool = False) -> str:
-    """A table of plain text with the id `table-NAME`; a row's first cell is its heading. `wrap` breaks long cells."""
-    style = ' style="white-space: normal"' if wrap else ""
-    broken = ' style="white-space: normal; overflow-wrap: anywhere; text-align: left"' if wrap else ""
-    head = "".join(f'<th scope="col"{broken}>{escape(each)}</th>' for each in heads)
+def table(name: str, heads: Iterable[str], rows: Iterable[Sequence[str]], *, kind: TableKind = "") -> str:
+    """A table of plain text with the id `table-NAME`; a row's first cell is its heading.
+
+    `kind` breaks long cells into lines: `wrap` of figures, `wrap words` of sentences, which begin at the left.
+    """
+    shape = f' class="{kind}"' if kind else ""
+    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
     lines = [
-        f'<tr><th scope="row"{style}>{escape(first)}</th>'
-        + "".join(f"<td{broken}>{escape(cell)}</td>" for cell in cells)
-        + "</tr>"
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
         for first, *cells in rows
     ]
     return (
-        f'<div class="card scroll"><table id="table-{name}"><thead><tr>{head}</tr></thead>'
+        f'<div class="card scroll"><table id="table-{name}"{shape}><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )

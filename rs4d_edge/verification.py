@@ -6,7 +6,6 @@ limits by which the export was judged. The frames take the real path, through th
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,10 +19,11 @@ from rs4d_edge.bundle import Bundle, damaged_files, read_manifest, sha256_of
 from rs4d_edge.detection_parity import DetectionCheck
 from rs4d_edge.detections import Detections
 from rs4d_edge.errors import BundleError, ParityError, RS4DError
-from rs4d_edge.machine import machine_record
+from rs4d_edge.machine import machine_record, package_version
 from rs4d_edge.manifest import MANIFEST_NAME, Manifest
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.resize import fit
+from rs4d_edge.runtimes import table
 from rs4d_edge.tolerances import Tolerances
 
 
@@ -103,10 +103,13 @@ def _checks(result: Verification, runtime: str | None, threads: int | None) -> I
     yield Check("manifest and its seal", Outcome.PASSED, f"{manifest.name}, {manifest.target}, {manifest.precision}")
     bundle = Bundle(result.path, manifest)
     yield _files(bundle)
-    yield _engine(manifest, runtime or manifest.runtime)
+    name = runtime or manifest.runtime
+    yield _engine(manifest, name)
     try:
-        with Predictor(result.path, runtime=runtime, threads=threads) as predictor:
-            yield Check("the engine opens the model", Outcome.PASSED, runtime or manifest.runtime)
+        # Not by the bundle's path: that would hash every file once more.
+        engine = table.open_runtime(name, bundle.model_path, threads=threads, precision=manifest.precision)
+        with Predictor.over(engine, manifest.contract) as predictor:
+            yield Check("the engine opens the model", Outcome.PASSED, name)
             result.golden = check_golden(predictor, bundle)
     except RS4DError as error:
         yield Check("the model runs on the golden frames", Outcome.FAILED, str(error))
@@ -129,16 +132,12 @@ def _files(bundle: Bundle) -> Check:
 
 def _engine(manifest: Manifest, runtime: str) -> Check:
     what = f"version of {runtime}"
-    exported = manifest.tools.get(runtime)
-    try:
-        here = importlib.metadata.version(runtime)
-    except importlib.metadata.PackageNotFoundError:
-        return Check(
-            what, Outcome.NOTICE, f"not installed under this name; exported with {exported or 'another engine'}"
-        )
+    exported, here = manifest.tools.get(runtime, "another engine"), package_version(runtime)
+    if here is None:
+        return Check(what, Outcome.NOTICE, f"no package of this name is installed; exported with {exported}")
     if here == exported:
         return Check(what, Outcome.PASSED, here)
-    return Check(what, Outcome.NOTICE, f"{here} here, exported with {exported or 'another engine'}")
+    return Check(what, Outcome.NOTICE, f"{here} here, exported with {exported}")
 
 
 def _detections(golden: DetectionCheck) -> Check:

@@ -105,12 +105,14 @@ def golden_frame() -> Frame:
     return frame
 
 
-def small_bundle(out: Path, *, overwrite: bool = False, name: str = "small", **changes: Any) -> Manifest:
-    """Write a bundle with two model files and one golden frame."""
+def small_bundle(
+    out: Path, *, overwrite: bool = False, name: str = "small", golden: Detections | None = None, **changes: Any
+) -> Manifest:
+    """Write a bundle with two model files and one golden frame, on which `golden` is the truth."""
     with write_bundle(out, overwrite=overwrite) as draft:
         (draft.path / "model.onnx").write_bytes(b"the graph" * 50)
         (draft.path / "model.bin").write_bytes(bytes(range(256)) * 8)
-        draft.add_golden(golden_frame(), square_detections())
+        draft.add_golden(golden_frame(), square_detections() if golden is None else golden)
         entries: dict[str, Any] = {
             "name": name,
             "target": "onnx",

@@ -10,30 +10,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rs4d_edge.bundle import open_bundle, write_bundle
+from rs4d_edge.bundle import open_bundle
 from rs4d_edge.commands.verify import app
 from rs4d_edge.errors import ParityError
-from rs4d_edge.manifest import MANIFEST_NAME, ParityRecord, WeightsRecord
+from rs4d_edge.export.recipes import Precision
+from rs4d_edge.export.tolerances import TOLERANCES
+from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.runtimes import table
-from rs4d_edge.tolerances import Tolerances
 from rs4d_edge.verification import Outcome, Verification, verify
-from tests.stand_ins import KnownRuntime, contract, golden_frame, outputs, parity
+from tests.stand_ins import KnownRuntime, contract, golden_frame, outputs, parity, small_bundle
 
 CONTRACT = contract(detections=8)  # more than are found: no list is full
 BOXES: list[list[float]] = [[10, 8, 50, 40], [2, 2, 20, 20], [40, 30, 60, 60]]
 SCORES, LABELS = [0.9, 0.6, 0.5], [2, 0, 1]
-LIMITS = Tolerances(
-    tensor=1e-4,
-    score=1e-3,
-    box_px=0.5,
-    match_iou=0.9,
-    mask_iou=0.95,
-    mask_px=4,
-    cut_margin=1e-3,
-    unmatched=0.0,
-    moved_rows=0.1,
-)
+LIMITS = TOLERANCES[Precision.FP32]
 
 
 class Engine:
@@ -59,26 +50,18 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     return made
 
 
+def proven_bundle(folder: Path, runtime: KnownRuntime, **changes: Any) -> Path:
+    """A bundle of `CONTRACT` whose reference answers as `runtime` does."""
+    with Predictor.over(runtime, CONTRACT) as predictor:
+        golden = predictor.run(golden_frame())
+    record = parity().model_copy(update={"tolerances": LIMITS.model_dump()})
+    small_bundle(folder, golden=golden, contract=CONTRACT, parity=record, **changes)
+    return folder
+
+
 @pytest.fixture
 def bundle(tmp_path: Path, engine: Engine) -> Path:
-    with Predictor.over(engine.open("", tmp_path), CONTRACT) as predictor:
-        reference = predictor.run(golden_frame())
-    record = ParityRecord(**{**parity().model_dump(), "tolerances": LIMITS.model_dump()})
-    with write_bundle(tmp_path / "bundle") as draft:
-        (draft.path / "model.onnx").write_bytes(bytes(range(256)) * 40)
-        draft.add_golden(golden_frame(), reference)
-        draft.seal(
-            name="small",
-            target="onnx",
-            runtime="onnxruntime",
-            precision="fp32",
-            contract=CONTRACT,
-            model="model.onnx",
-            weights=WeightsRecord(name="small.safetensors", sha256="0" * 64),
-            parity=record,
-            tools={"onnxruntime": "0.0.1"},
-        )
-    return tmp_path / "bundle"
+    return proven_bundle(tmp_path / "bundle", engine.open("", tmp_path), tools={"onnxruntime": "0.0.1"})
 
 
 def failure(result: Verification) -> str:
@@ -169,12 +152,8 @@ def test_an_engine_that_answers_with_nan_fails(bundle: Path, engine: Engine) -> 
 
 
 def test_limits_of_another_version_are_refused(bundle: Path, tmp_path: Path) -> None:
-    opened = open_bundle(bundle)
-    entries = {name: getattr(opened.manifest, name) for name in ("name", "target", "runtime", "precision", "contract")}
-    with write_bundle(tmp_path / "old") as draft:
-        (draft.path / "model.onnx").write_bytes(b"graph")
-        draft.add_golden(*opened.golden()[0])
-        draft.seal(**entries, model="model.onnx", weights=opened.manifest.weights, parity=parity())
+    ((_, golden),) = open_bundle(bundle).golden()
+    small_bundle(tmp_path / "old", golden=golden, contract=CONTRACT)  # whose limits are not ours
     assert "another version of rs4d-edge" in failure(verify(tmp_path / "old"))
 
 

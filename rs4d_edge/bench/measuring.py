@@ -138,7 +138,9 @@ def _streams(opener: Opener, frame: Frame, plan: Plan, progress: Progress, clock
     return found
 
 
-def bundle_record(bundle: Bundle, engine: str, plan: Plan, frame: Frame) -> dict[str, Any]:
+def bundle_record(
+    bundle: Bundle, engine: str, threads: int | None, frame: Frame, *, masks_rendered: bool = True
+) -> dict[str, Any]:
     """What was measured: the bundle by name and hash, its formats, and the accuracy that its manifest tells."""
     manifest = bundle.manifest
     return {
@@ -151,8 +153,8 @@ def bundle_record(bundle: Bundle, engine: str, plan: Plan, frame: Frame) -> dict
         "precision": manifest.precision,
         "input_hw": list(manifest.contract.image_size_hw),
         "frame_hw": list(frame.shape[:2]),
-        "threads": plan.threads,
-        "masks_rendered": True,
+        "threads": threads,
+        "masks_rendered": masks_rendered,
         "accuracy": accuracy_record(manifest),
     }
 

@@ -44,7 +44,7 @@ def write_report(record: Record, path: Path) -> None:
     body = [f"<h1>{escape(title)}</h1>", _over_all(bundles)]
     for place, each in enumerate(bundles, start=1):
         body += _one(place, each)
-    body += ["<h2>Machine</h2>", table("machine", ("", ""), _machine_rows(record), wrap=True)]
+    body += ["<h2>Machine</h2>", table("machine", ("", ""), _machine_rows(record), kind="wrap words")]
     write_text(html_page(f"{title}: benchmark", body), path)
 
 
@@ -105,7 +105,7 @@ def _one(place: int, record: Record) -> Iterator[str]:
     yield table(f"sensors-{place}", ("sensor", "mean", "least", "most", "growth"), _sensor_rows(record))
     absent = [[KINDS[kind][0], f"{ABSENT} ({'; '.join(why)})"] for kind, why in record["sensors"]["absent"].items()]
     if absent:
-        yield table(f"absent-{place}", ("sensor", "why there are no figures"), absent, wrap=True)
+        yield table(f"absent-{place}", ("sensor", "why there are no figures"), absent, kind="wrap words")
 
 
 _TIMELINE = "Latency over time: the line is the median of each stretch, the band its fastest and slowest frame."

@@ -80,7 +80,10 @@ def run_device(request: DeviceRequest, console: Console) -> None:
     bundles = [open_bundle(source) for source in request.sources]
     frames = [frame_for(bundle, request.frame) for bundle in bundles]
     engines = [request.runtime or bundle.manifest.runtime for bundle in bundles]
-    records = [bundle_record(*each) for each in zip(bundles, engines, [plan] * len(bundles), frames, strict=True)]
+    records = [
+        bundle_record(bundle, engine, plan.threads, frame)
+        for bundle, engine, frame in zip(bundles, engines, frames, strict=True)
+    ]
     _name_apart(records)
     add_accuracy(records, request.accuracy)
     with open_sources() as sources:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from rs4d_edge.bundle import Bundle, open_bundle, sha256_of
+from rs4d_edge.bench.measuring import bundle_record
+from rs4d_edge.bundle import Bundle, open_bundle
 from rs4d_edge.commands.bench_frame import frame_for
 from rs4d_edge.commands.bench_latency import WARM_UP_RUNS, Latency, measure
 from rs4d_edge.commands.bench_profile import PROFILERS, profile_bundle, show_profile
@@ -16,7 +17,6 @@ from rs4d_edge.commands.bench_tables import latency_table, summary
 from rs4d_edge.errors import InputError
 from rs4d_edge.frames import Frame
 from rs4d_edge.machine import machine_record
-from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.whole_file import write_json
 
@@ -57,21 +57,11 @@ def run_quick(
 def _record(
     bundle: Bundle, engine: str, threads: int | None, runs: int, frame: Frame, latency: Latency
 ) -> dict[str, Any]:
-    manifest = bundle.manifest
     return {
-        "bundle": str(bundle.path),
-        "label": bundle.path.resolve().name,
-        "manifest_sha256": sha256_of(bundle.path / MANIFEST_NAME),
-        "model": manifest.name,
-        "runtime": engine,
-        "precision": manifest.precision,
-        "input_hw": list(manifest.contract.image_size_hw),
-        "frame_hw": list(frame.shape[:2]),
-        "threads": threads,
+        **bundle_record(bundle, engine, threads, frame, masks_rendered=False),
         "runs": runs,
         "warm_up": WARM_UP_RUNS,
         "objects": latency.objects,
-        "masks_rendered": False,
         "latency": latency.figures(),
         "times": latency.kept(),
         "machine": machine_record((engine,)),

@@ -23,6 +23,7 @@ from rs4d_edge.bundle import open_bundle, sha256_of
 from rs4d_edge.calibration.calibration_set import SAMPLES, open_calibration_set
 from rs4d_edge.errors import BundleError, InputError, RuntimeUnavailable
 from rs4d_edge.export.recipes import Precision, Recipe, Target
+from rs4d_edge.machine import package_version
 from rs4d_edge.manifest import Manifest
 
 NEEDED = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime", "openvino")  # the extra `export`
@@ -124,7 +125,9 @@ def why_outdated(bundle: Path, source: Source, form: Form) -> str | None:
         return "it was made of other weights"
     if manifest.contract.batch != 1:
         return f"it takes {manifest.contract.batch} frames at once"
-    changed = [name for name, version in manifest.tools.items() if name != "python" and version != _version(name)]
+    changed = [
+        name for name, version in manifest.tools.items() if name != "python" and version != package_version(name)
+    ]
     if changed:
         return f"it was made with another version of {', '.join(changed)}"
     return _why_calibrated_anew(manifest, source) if form.precision.needs_frames else None
@@ -141,7 +144,7 @@ def _why_calibrated_anew(manifest: Manifest, source: Source) -> str | None:
         pixels = int8.identity.frames
         settings = QuantizationSettings.of_checkpoint(load_metadata(source.weights)).record()
         changed = [name for name, value in settings.items() if int8.identity.settings.get(name) != value]
-        changed += [name for name, version in int8.identity.tools.items() if version != _version(name)]
+        changed += [name for name, version in int8.identity.tools.items() if version != package_version(name)]
         if changed:
             return f"it was quantized with another {', '.join(changed)}"
     else:
@@ -177,10 +180,3 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

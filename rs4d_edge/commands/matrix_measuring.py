@@ -15,6 +15,7 @@ import numpy as np
 
 from rs4d_edge.detections import Detections
 from rs4d_edge.errors import DataError, InputError, RuntimeUnavailable
+from rs4d_edge.evaluation.images_folder import images_beside
 from rs4d_edge.frames import Frame, check_frame, read_image
 from rs4d_edge.predictor import Predictor
 
@@ -56,8 +57,7 @@ def open_data(annotations: Path | None, images_dir: Path | None) -> EvaluationDa
             f"--matrix measures accuracy with the package {error.name}, which is not installed: "
             "pip install faster-coco-eval"
         ) from error
-    beside = annotations.parent / "images"
-    folder = images_dir or (beside if beside.is_dir() else annotations.parent)
+    folder = images_dir or images_beside(annotations)
     images = read_annotations(annotations)["images"]
     present, absent = split_by_presence(images, folder)
     if absent:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rs4d_edge.commands.evaluate import lacking
 from rs4d_edge.commands.terminal import run_app
 from rs4d_edge.errors import InputError
+from rs4d_edge.evaluation.images_folder import images_beside
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.verification import Check, Outcome, Verification, verify
 from rs4d_edge.whole_file import write_json
@@ -31,7 +32,7 @@ console = Console()
 def verify_bundle(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder, as written by rs4d-export")],
     data: Annotated[Path | None, typer.Option(help="COCO annotation file, to measure AP as well")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of its images; default: images beside it")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of its images; default: images/ or its own")] = None,
     max_drop: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Fail if mask AP on --data lies lower than the reference's")
     ] = None,
@@ -52,7 +53,7 @@ def verify_bundle(
     record = result.record()
     console.print(check_table(result))
     if data is not None and result.passed:
-        on_data = _measure(bundle, data, images or data.parent / "images", runtime, threads)
+        on_data = _measure(bundle, data, images or images_beside(data), runtime, threads)
         console.print(data_table(on_data, data))
         if on_data.why_not:
             console.print(f"not compared: {escape(on_data.why_not)}", soft_wrap=True)

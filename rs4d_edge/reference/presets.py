@@ -78,7 +78,7 @@ _EDGE_DETAIL = 32  # width of the mask head where it reads the stem
 
 def _edge(size: str, head: HeadType) -> DetectorConfig:
     encoder, width = _EDGE_ENCODERS[size], _EDGE_WIDTHS[size]
-    # With `sincos` the head can begin as SAM's box prompts (see `prompt_start`), without which it learnt nothing here.
+    # With `sincos` the head can begin as SAM's box prompts (see `prompt_start`): drawn at random, it hardly learnt.
     prompt = PromptConfig(sincos=True, mlp_channels=4 * encoder.channels, iou_head_channels=encoder.channels)
     return DetectorConfig(
         name=f"rs4d-edge-{size}-{head.value}",

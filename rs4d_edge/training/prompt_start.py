@@ -32,8 +32,8 @@ from rs4d_edge.reference.sam_attention import SamAttention, SamTwoWayBlock
 
 MASK_DECODER = "roi_head.mask_head.mask_decoder."  # names of a head that has been trained begin so
 _CORNERS = BOX_VALUES // 2
-# Of the projections of queries and keys. As drawn, the scores of two places that differ in everything are half a unit
-# apart, which a softmax over ten tokens hardly shows; with 2 it is two units.
+# Of the queries' projections, which the keys' are equal to. With 1, the scores of a place with itself and with one that
+# differs in everything should lie half a unit apart, which a softmax over ten tokens hardly shows; with 2, two units.
 _SHARPNESS = 2.0
 _OTHER_INPUTS = 0.1  # of what was drawn: the sines' other inputs must not drown the coordinates
 

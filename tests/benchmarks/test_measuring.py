@@ -47,11 +47,11 @@ def test_a_ratio_needs_both() -> None:
 
 def test_peak_memory_is_what_the_process_itself_holds() -> None:
     probe = (
-        "from benchmarks.measuring import peak_memory_bytes\n"
-        "before = peak_memory_bytes()\n"
+        "from rs4d_edge.bench.peak import resident_peak_bytes\n"
+        "before = resident_peak_bytes()\n"
         "held = bytearray(before + (64 << 20))\n"
         "held[::4096] = b'1' * len(held[::4096])\n"
-        "print(before, peak_memory_bytes() - before)"
+        "print(before, resident_peak_bytes() - before)"
     )
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     before, more = map(int, done.stdout.split())

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from rs4d_edge.bundle import sha256_of, write_bundle
+from rs4d_edge.bundle import sha256_of
 from rs4d_edge.commands.verify import app
-from rs4d_edge.manifest import AccuracyOnData, AveragePrecision, ParityRecord, WeightsRecord
-from rs4d_edge.predictor import Predictor
+from rs4d_edge.manifest import AccuracyOnData, AveragePrecision
 from rs4d_edge.runtimes import table
-from tests.stand_ins import CLASSES, KnownRuntime, contract, golden_frame, outputs, parity
-from tests.test_verification import LIMITS
+from tests.stand_ins import CLASSES, KnownRuntime, outputs
+from tests.test_verification import CONTRACT, proven_bundle
 
-CONTRACT = contract(detections=8)
 # In an input of 64x96, which is a frame's own size: an airplane where one is, and a bridge where a ship is.
 ANSWER = outputs(CONTRACT, [[10, 8, 50, 40], [60, 30, 90, 60]], [0.9, 0.8], [0, 2])
 
@@ -61,23 +59,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def _bundle(folder: Path, accuracy: AccuracyOnData | None) -> Path:
-    with Predictor.over(_open("", folder), CONTRACT) as predictor:
-        reference = predictor.run(golden_frame())
-    with write_bundle(folder) as draft:
-        (draft.path / "model.onnx").write_bytes(b"graph")
-        draft.add_golden(golden_frame(), reference)
-        draft.seal(
-            name="small",
-            target="onnx",
-            runtime="onnxruntime",
-            precision="fp32",
-            contract=CONTRACT,
-            model="model.onnx",
-            weights=WeightsRecord(name="small.safetensors", sha256="0" * 64),
-            parity=ParityRecord(**{**parity().model_dump(), "tolerances": LIMITS.model_dump()}),
-            accuracy=accuracy,
-        )
-    return folder
+    return proven_bundle(folder, _open("", folder), accuracy=accuracy)
 
 
 def _recorded(data: Path, mask_ap: float) -> AccuracyOnData:
