@@ -7,21 +7,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import MambaConfig
-from transformers.models.mamba.modeling_mamba import MambaMixer
-from transformers.utils import logging
 
 from benchmarks.sam_encoder import SamEncoderView
+from rs4d_edge.commands.peer_published import PublishedMixer
 from rs4d_edge.export.graph import save_graph, translate_module
 from rs4d_edge.export.openvino_model import save_ir
 from rs4d_edge.export.recipes import ScanForm
 from rs4d_edge.reference.config import EncoderConfig
 from rs4d_edge.reference.encoder import RSMamba
+from rs4d_edge.reference.mixer import Mixer
 from rs4d_edge.reference.presets import preset
 
 BASE = "rs4d-base-bbox"
 OUTPUT = "tokens"
-logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # it warns of the slow path, which is the one meant
 
 
 class Files(NamedTuple):
@@ -49,17 +47,8 @@ class PublishedEncoder(nn.Module):
     def __init__(self, encoder: RSMamba) -> None:
         super().__init__()
         self.own = encoder
-        config = encoder.config
-        settings = MambaConfig(
-            hidden_size=config.channels,
-            state_size=config.state_size,
-            conv_kernel=config.conv_width,
-            time_step_rank=config.dt_rank,
-            num_hidden_layers=config.depth,
-        )
-        settings.intermediate_size = config.inner_channels
-        self.layers = nn.ModuleList(MambaMixer(settings, layer_idx=index) for index in range(config.depth))
-        self.layers.load_state_dict(encoder.layers.state_dict())
+        mixers = [each for each in encoder.layers if isinstance(each, Mixer)]
+        self.layers = nn.ModuleList(PublishedMixer(each, encoder.config) for each in mixers)
 
     def forward(self, image: Tensor, valid_hw: Tensor) -> tuple[Tensor]:
         """As `EncoderView`, with the same numbers."""
@@ -67,8 +56,7 @@ class PublishedEncoder(nn.Module):
         grid = own.patch_embed(image)
         x = grid.flatten(2).transpose(1, 2) + own.position((grid.shape[2], grid.shape[3]))
         for layer in self.layers:
-            normed = own.pre_norm(x)
-            x = x + (layer(normed) + layer(normed.flip(1)).flip(1)) / 2
+            x = x + layer(own.pre_norm(x))
         return (own.ln1(x).reshape(1, *grid.shape[2:], -1),)
 
 

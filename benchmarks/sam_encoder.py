@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import SamVisionConfig, SamVisionModel
 from transformers.models.sam.modeling_sam import SamVisionAttention
+
+from rs4d_edge.commands.peer_sam import random_sam_encoder
 
 ALL_HEADS_BYTES = 4 << 30  # of one attention matrix of all heads, in fp32; engines hold about three such at a time
 _PATCH = 16
@@ -19,19 +20,9 @@ class SamEncoderView(nn.Module):
 
     def __init__(self, image_size: int, layers: int) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        config = SamVisionConfig(
-            image_size=image_size,
-            num_hidden_layers=layers,
-            initializer_range=0.02,  # the default of 1e-10 would make denormal numbers of everything
-        )
-        config._attn_implementation = "eager"
-        encoder = SamVisionModel(config).vision_encoder
-        for name, parameter in encoder.named_parameters():
-            if "rel_pos" in name or "pos_embed" in name:  # zero at the start: an engine might leave them out
-                nn.init.normal_(parameter, std=0.02)
+        encoder = random_sam_encoder(image_size, layers, "eager")
         tokens = (image_size // _PATCH) ** 2
-        self.by_heads = config.num_attention_heads * tokens**2 * 4 > ALL_HEADS_BYTES
+        self.by_heads = encoder.config.num_attention_heads * tokens**2 * 4 > ALL_HEADS_BYTES
         if self.by_heads:
             for layer in encoder.layers:
                 if isinstance(layer.attn, SamVisionAttention) and layer.window_size == 0:

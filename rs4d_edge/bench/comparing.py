@@ -33,6 +33,7 @@ ALSO = {  # what is told without a verdict: (where in the record, factor)
     "peak memory, MB": ("memory.peak_bytes", 1e-6),
 }
 CONDITIONS = ("threads", "frame_hw", "input_hw", "manifest_sha256", "runtime")
+PEER_CONDITIONS = ("threads", "frame_hw", "input_hw", "file_sha256", "weights")
 MACHINE = ("processor", "board", "gpus", "cores", "usable_cores", "governors", "power_mode", "os", "python", "packages")
 
 Times = npt.NDArray[np.float64]
@@ -83,6 +84,19 @@ def compare(
     return found, alone
 
 
+def compare_peers(before: dict[str, Any], after: dict[str, Any], threshold: float = THRESHOLD) -> list[Pair]:
+    """The peers that have enough runs in both records: where they changed too, it was the machine that did."""
+    olds = {each["label"]: each for each in before.get("peers", ())}
+    machines = list(_differences(before["machine"], after["machine"], MACHINE))
+    found = []
+    for new in after.get("peers", ()):
+        old = olds.get(new["label"])
+        if old is not None and min(len(each["times"]["stages_ms"]["total"]) for each in (old, new)) >= FEWEST_RUNS:
+            conditions = [*machines, *_differences(old, new, PEER_CONDITIONS)]
+            found.append(Pair(new["label"], _changes(old, new, threshold), dict(_also(old, new)), conditions))
+    return found
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A file that rs4d-bench --json wrote; one bundle alone becomes a list of one. `InputError` for anything else."""
     try:
@@ -93,7 +107,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid JSON ({error}): expected what rs4d-bench --json wrote") from error
     try:
         bundles = content.get("bundles", [content])
-        for each in bundles:
+        for each in [*bundles, *content.get("peers", ())]:
             known = isinstance(each["label"], str) and isinstance(each["masks_rendered"], bool)
             if not known or not each["times"]["stages_ms"]["total"]:
                 raise KeyError("times")

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rs4d_edge.bench.beside import over_text
 from rs4d_edge.bench.report_plots import (
     accuracy_plot,
     distribution_plot,
@@ -38,14 +39,18 @@ def require_plots() -> None:
 
 
 def write_report(record: Record, path: Path) -> None:
-    """Write the page of a record of `rs4d-bench`. `InputError` where it cannot be written."""
-    bundles = record["bundles"]
-    title = f"{bundles[0]['model']} on {record['machine']['processor']}"
-    body = [f"<h1>{escape(title)}</h1>", _over_all(bundles)]
-    for place, each in enumerate(bundles, start=1):
+    """Write the page of a record of `rs4d-bench`, peers after the bundles. `InputError` where it cannot be written."""
+    measured = _measured(record)
+    title = f"{measured[0]['model']} on {record['machine']['processor']}"
+    body = [f"<h1>{escape(title)}</h1>", _over_all(measured)]
+    for place, each in enumerate(measured, start=1):
         body += _one(place, each)
     body += ["<h2>Machine</h2>", table("machine", ("", ""), _machine_rows(record), kind="wrap words")]
     write_text(html_page(f"{title}: benchmark", body), path)
+
+
+def _measured(record: Record) -> list[Record]:
+    return [*record["bundles"], *record.get("peers", ())]
 
 
 def _over_all(bundles: list[Record]) -> str:
@@ -85,6 +90,8 @@ def _bundle_row(record: Record) -> list[str]:
 
 def _one(place: int, record: Record) -> Iterator[str]:
     yield f"<h2>{escape(record['label'])}</h2>"
+    if "peer" in record:
+        yield f'<p class="note">{escape(record["about"])} Weights: {escape(record["weights"])}.</p>'
     yield tiles(_tile_values(record))
     warm_up = record["warm_up"]
     if not warm_up["steady"]:
@@ -124,6 +131,8 @@ def _tile_values(record: Record) -> Iterator[tuple[str, str]]:
     if record["deadline"] is not None:
         deadline = record["deadline"]
         yield f"later than {deadline['deadline_ms']:g} ms", f"{deadline['misses']:,} ({deadline['share']:.2%})"
+    if "over_bundle" in record:
+        yield "times a bundle's, in turns", over_text(record["over_bundle"])
     yield "peak memory", f"{record['memory']['peak_bytes'] / 1e6:.0f} MB"
     if "soak" in record:
         yield "soak", record["soak"]["verdict"]
@@ -153,8 +162,9 @@ def _machine_rows(record: Record) -> Iterator[list[str]]:
             yield ["memory", f"{value / 1e6:,.0f} MB"]
         else:
             yield [name.replace("_", " "), str(text)]
-    for each in record["bundles"]:
-        yield [f"SHA-256 of {each['label']}'s manifest", each["manifest_sha256"]]
+    for each in _measured(record):
+        hashes = {"manifest": each.get("manifest_sha256"), "file": each.get("file_sha256")}
+        yield from ([f"SHA-256 of {each['label']}'s {of}", found] for of, found in hashes.items() if found)
         threads = "the engine's choice" if each["threads"] is None else str(each["threads"])
         yield [f"threads of {each['label']}", threads]
 

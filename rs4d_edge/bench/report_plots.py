@@ -21,6 +21,7 @@ TAIL_PERCENT = 99.5  # what takes longer than this many percent of the runs is l
 TIMELINE_STEPS = 300
 LONGEST_NAME = 34
 MOST_SERIES = 12
+FAR_APART = 10  # times: beyond it, the distributions are drawn over a logarithmic axis
 
 
 def short(label: str) -> str:
@@ -35,10 +36,15 @@ def distribution_plot(records: Sequence[Record]) -> str:
     least = min(float(times.min()) for times in totals)
     most = max(float(np.percentile(times, TAIL_PERCENT)) for times in totals)
     bins = min(MOST_BINS, 2 * math.isqrt(max(map(len, totals))))
-    edges = np.linspace(least, max(most, least + 0.01), bins + 1)
+    far_apart = most > FAR_APART * least > 0
+    edges = (np.geomspace if far_apart else np.linspace)(least, max(most, least + 0.01), bins + 1)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
+        if far_apart:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")  # the axis's own would write powers of ten as TeX
+            axes.xaxis.set_minor_formatter("")
         for place, (record, times) in enumerate(zip(records, totals, strict=True)):
             shares = np.histogram(times, edges)[0] * 100 / len(times)
             color = SERIES[place % len(SERIES)]

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rs4d_edge.bench.comparing import THRESHOLD
-from rs4d_edge.commands.bench_compare import run_compare
+from rs4d_edge.commands.bench_compare import SLOWER, run_compare
 from rs4d_edge.commands.bench_device import DeviceRequest, run_device, show_record
 from rs4d_edge.commands.bench_matrix import run_matrix
 from rs4d_edge.commands.bench_quick import RUNS, run_quick
@@ -41,12 +41,21 @@ def bench(
         int | None, typer.Option(min=1, help="Throughput with 1 to N streams at once as well, a Predictor for each")
     ] = None,
     deadline_ms: Annotated[float | None, typer.Option(min=0.0, help="Count the frames that take longer")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PEER",
+            help="Measure this after the bundles, on the same frame, as often as given: an ONNX file that takes an "
+            "image, published (the model's published PyTorch path) or published=CHECKPOINT, sam-vit-b",
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with plots, which needs matplotlib")] = None,
     accuracy: Annotated[
         list[Path] | None, typer.Option(help="Accuracy for the page: a file of rs4d-eval --json, once for each bundle")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="What changed from A.json to B.json beyond noise; status 1 if slower")
+        bool,
+        typer.Option("--compare", help=f"What changed from A.json to B.json beyond noise; status {SLOWER} if slower"),
     ] = False,
     threshold: Annotated[
         float | None, typer.Option(min=0.0, help=f"Compare: the change that matters; default {THRESHOLD}")
@@ -83,14 +92,14 @@ def bench(
 ) -> None:
     """Time a bundle from the frame to its detections, on one frame again and again.
 
-    Alone, so many runs of one bundle, without masks. With --duration, --soak, --streams, --deadline-ms or --report, or
-    several bundles: everything that a device shows, masks included.
+    Alone, so many runs of one bundle, without masks. With --duration, --soak, --streams, --deadline-ms, --peer or
+    --report, or several bundles: everything that a device shows, masks included.
     """
     profiled = {"--profile": profile or None}
     one_frame = {"--frame": frame, "--runtime": runtime}
     quick = {**profiled, "--runs": runs}
     timed = {"--duration": duration, "--soak": soak, "--streams": streams, "--deadline-ms": deadline_ms}
-    on_device = {**timed, "--report": report, "--accuracy": accuracy or None}
+    on_device = {**timed, "--peer": peer or None, "--report": report, "--accuracy": accuracy or None}
     beside = {"--data": data, "--images": images, "--calib": calib, "--samples": samples, "--work": work}
     beside["--markdown"] = markdown
     if compare:
@@ -98,7 +107,7 @@ def bench(
         _refuse(measuring, "not for --compare, which measures nothing")
         files = tuple(map(Path, sources))
         slower = run_compare(files, THRESHOLD if threshold is None else threshold, json_path, console)
-        raise typer.Exit(int(slower))
+        raise typer.Exit(SLOWER if slower else 0)
     _refuse({"--threshold": threshold}, "only for --compare")
     if matrix:
         why = "not for --matrix, which runs every bundle in its own runtime on images of --data"
@@ -124,6 +133,7 @@ def bench(
     _refuse(quick, "for one bundle alone, without --duration and what goes with it")
     device = DeviceRequest(
         tuple(map(Path, sources)),
+        peers=tuple(peer or ()),
         duration=duration,
         soak=soak,
         streams=streams,

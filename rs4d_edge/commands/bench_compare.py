@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rs4d_edge.bench.comparing import CONFIDENCE, Change, Pair, compare, read_record
+from rs4d_edge.bench.comparing import CONFIDENCE, Change, Pair, compare, compare_peers, read_record
 from rs4d_edge.errors import InputError
 from rs4d_edge.whole_file import write_json
+
+SLOWER = 3  # the status that says so: 1 is bad input, 2 a wrong option
 
 
 def run_compare(sources: tuple[Path, ...], threshold: float, json_path: Path | None, console: Console) -> bool:
@@ -23,11 +25,15 @@ def run_compare(sources: tuple[Path, ...], threshold: float, json_path: Path | N
         )
     if json_path is not None and json_path.is_dir():
         raise InputError(f"--json {json_path} is a folder: name a file")
-    pairs, alone = compare(read_record(sources[0]), read_record(sources[1]), threshold)
-    for pair in pairs:
+    before, after = map(read_record, sources)
+    pairs, alone = compare(before, after, threshold)
+    peers = compare_peers(before, after, threshold)
+    for pair in (*pairs, *peers):
         console.print(_table(pair))
         for condition in pair.conditions:
             console.print(f"[yellow]measured differently:[/yellow] {escape(condition)}", soft_wrap=True)
+    if peers:
+        console.print("Peers have no part in the verdict: where they changed too, the machine did.", soft_wrap=True)
     for label in alone:
         console.print(f"{escape(label)} is in one record alone", soft_wrap=True)
     slower = [pair.label for pair in pairs if pair.slower]
@@ -38,7 +44,7 @@ def run_compare(sources: tuple[Path, ...], threshold: float, json_path: Path | N
         soft_wrap=True,
     )
     if json_path is not None:
-        write_json(_record(sources, threshold, pairs, alone), json_path)
+        write_json(_record(sources, threshold, pairs, peers, alone), json_path)
     return bool(slower)
 
 
@@ -58,22 +64,24 @@ def _table(pair: Pair) -> Table:
     return table
 
 
-def _record(sources: tuple[Path, ...], threshold: float, pairs: list[Pair], alone: list[str]) -> dict[str, Any]:
+def _record(
+    sources: tuple[Path, ...], threshold: float, pairs: list[Pair], peers: list[Pair], alone: list[str]
+) -> dict[str, Any]:
     return {
         "before": str(sources[0]),
         "after": str(sources[1]),
         "threshold": threshold,
-        "bundles": [
-            {
-                "label": pair.label,
-                "slower": pair.slower,
-                "changes": [_finite(change) for change in pair.changes],
-                "also": {name: list(values) for name, values in pair.also.items()},
-                "measured_differently": pair.conditions,
-            }
-            for pair in pairs
-        ],
+        "bundles": [{"label": pair.label, "slower": pair.slower, **_findings(pair)} for pair in pairs],
+        "peers": [{"label": pair.label, **_findings(pair)} for pair in peers],
         "in_one_alone": alone,
+    }
+
+
+def _findings(pair: Pair) -> dict[str, Any]:
+    return {
+        "changes": [_finite(change) for change in pair.changes],
+        "also": {name: list(values) for name, values in pair.also.items()},
+        "measured_differently": pair.conditions,
     }
 
 

@@ -1,4 +1,4 @@
-"""`rs4d-bench BUNDLE... --duration`: what bundles take on this device, in time, memory, heat and power."""
+"""`rs4d-bench BUNDLE... --duration`: what bundles, and peers after them, take here in time, memory, heat and power."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 
 from rs4d_edge.bench.accuracy import add_accuracy
 from rs4d_edge.bench.comparing import read_record
 from rs4d_edge.bench.every_source import open_sources
 from rs4d_edge.bench.identity import device_record
-from rs4d_edge.bench.measuring import Plan, bundle_record, measure_bundle
+from rs4d_edge.bench.measuring import Plan, bundle_record
 from rs4d_edge.bench.nvml import Nvml
 from rs4d_edge.bench.report import require_plots, write_report
 from rs4d_edge.bench.sources import Source
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.commands.bench_frame import frame_for
-from rs4d_edge.commands.bench_tables import device_table, notes
-from rs4d_edge.errors import InputError
+from rs4d_edge.commands.bench_one import failure_of, measure_one
+from rs4d_edge.commands.bench_peers import find_peers
+from rs4d_edge.commands.bench_tables import peers_table
+from rs4d_edge.errors import InputError, RuntimeFailure
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.whole_file import write_json
 
@@ -37,9 +38,10 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """What the command line asked for; `sources` are bundles' folders."""
+    """What the command line asked for; `sources` are bundles' folders, `peers` the words of --peer."""
 
     sources: tuple[Path, ...]
+    peers: tuple[str, ...] = ()
     duration: str | None = None
     soak: str | None = None
     streams: int | None = None
@@ -74,8 +76,13 @@ def seconds_of(text: str, option: str) -> float:
 
 
 def run_device(request: DeviceRequest, console: Console) -> None:
-    """Measure, print, and write what was asked for. Nothing long begins before all that was given is checked."""
+    """Measure, print, and write what was asked for. Nothing long begins before all that was given is checked.
+
+    A peer that fails while it is measured is told at the end, as `RuntimeFailure`, when all else has been written.
+    """
     plan = request.plan()
+    if request.peers and plan.soak:
+        raise InputError("--peer is not for --soak, which judges bundles alone: measure peers with --duration")
     check_outputs(request.json_path, request.report)
     bundles = [open_bundle(source) for source in request.sources]
     frames = [frame_for(bundle, request.frame) for bundle in bundles]
@@ -86,29 +93,38 @@ def run_device(request: DeviceRequest, console: Console) -> None:
     ]
     _name_apart(records)
     add_accuracy(records, request.accuracy)
+    peers = find_peers(request.peers, bundles, frames, plan.threads)
+    for peer in peers:
+        peer.record["over_bundle"] = {"label": records[peer.place]["label"]}
     with open_sources() as sources:
-        machine = device_record(dict.fromkeys(engines), _gpus(sources))
-        for record, bundle, frame in zip(records, bundles, frames, strict=True):
-            with console.status(escape(record["label"])) as status:
-                opener = partial(Predictor, bundle.path, runtime=request.runtime, threads=plan.threads)
-                progress = partial(_show, status, record["label"])
-                record |= measure_bundle(opener, frame, plan, sources, progress=progress)
-            console.print(device_table(record))
-            for note in notes(record):
-                console.print(escape(note), soft_wrap=True)
+        measure = partial(measure_one, plan, sources, console)
+        packages = [*engines, *(package for peer in peers for package in peer.packages)]
+        machine = device_record(dict.fromkeys(packages), _gpus(sources))
+        openers = [partial(Predictor, bundle.path, runtime=request.runtime, threads=plan.threads) for bundle in bundles]
+        for record, opener, frame in zip(records, openers, frames, strict=True):
+            measure(record, opener, frame)
+        failed = {}
+        for peer in peers:
+            label, frame = peer.record["label"], frames[peer.place]
+            why = failure_of(partial(measure, peer.record, peer.opener, frame, beside=openers[peer.place]))
+            if why is not None:
+                failed[label] = why
+    beside = [peer.record for peer in peers if peer.record["label"] not in failed]
+    if beside:
+        console.print(peers_table(records, beside))
     asked = {"seconds": plan.seconds, "soak": plan.soak, "streams": plan.streams, "deadline_ms": plan.deadline_ms}
     command = shlex.join(["rs4d-bench", *sys.argv[1:]])
-    _write({"command": command, "asked": asked, "machine": machine, "bundles": records}, request, console)
-
-
-def _show(status: Status, label: str, text: str) -> None:
-    status.update(f"{escape(label)}: {text}")
+    _write(
+        {"command": command, "asked": asked, "machine": machine, "bundles": records, "peers": beside}, request, console
+    )
+    if failed:
+        raise RuntimeFailure("; ".join(f"{label} was not measured: {why}" for label, why in failed.items()))
 
 
 def show_record(request: DeviceRequest, console: Console) -> None:
     """Make the page of a record that was written before, perhaps on another machine."""
     check_outputs(request.json_path, request.report)
-    if request.report is None or len(request.sources) > 1:
+    if request.peers or request.report is None or len(request.sources) > 1:
         raise InputError("a record instead of bundles is for one page: rs4d-bench RECORD.json --report PAGE.html")
     record = read_record(request.sources[0])
     if any("sensors" not in each for each in record["bundles"]):

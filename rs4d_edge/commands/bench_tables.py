@@ -7,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from rs4d_edge.bench.beside import over_text
 from rs4d_edge.bench.sources import KINDS, shown
 
 
@@ -79,20 +80,37 @@ def device_table(record: dict[str, Any]) -> Table:
     return table
 
 
+def peers_table(bundles: list[dict[str, Any]], peers: list[dict[str, Any]]) -> Table:
+    """Bundles and peers beside each other; ratios are those of frames in turns."""
+    table = Table("", title="Beside peers: a frame, from end to end")
+    for heading in ("median, ms", "frames/s", "objects", "times a bundle's, in turns"):
+        table.add_column(heading, justify="right")
+    for record in (*bundles, *peers):
+        figures = (f"{record['latency']['total']['p50_ms']:.2f}", f"{record['frames_per_s']:.2f}")
+        objects = "-" if record["objects"] is None else str(record["objects"])
+        ratio = over_text(record["over_bundle"]) if "over_bundle" in record else ""
+        table.add_row(escape(record["label"]), *figures, objects, escape(ratio))
+    return table
+
+
 def notes(record: dict[str, Any]) -> list[str]:
     """What a measurement on a device says besides, a line each."""
     warm_up, memory = record["warm_up"], record["memory"]
     steady = "steady" if warm_up["steady"] else "not steady, so the figures hold the rest of it"
     jitter = "" if record["jitter_ms"] is None else f", jitter {record['jitter_ms']:.2f} ms"
+    objects = "answers not interpreted" if record["objects"] is None else f"{record['objects']} objects"
     lines = [
+        *([f"{record['about']} Weights: {record['weights']}."] if "peer" in record else []),
         f"loading {record['load_ms']:.0f} ms, first frame {record['first_frame_ms']:.0f} ms, warm-up "
         f"{warm_up['runs']} runs ({steady})",
-        f"{record['frames_per_s']:.2f} frames/s{jitter}, {record['objects']} objects",
+        f"{record['frames_per_s']:.2f} frames/s{jitter}, {objects}",
         f"memory: at most {memory['peak_bytes'] / 1e6:.0f} MB since {memory['peak_since']}",
     ]
     if record["deadline"] is not None:
         deadline = record["deadline"]
         lines.append(f"later than {deadline['deadline_ms']:g} ms: {deadline['misses']:,} ({deadline['share']:.2%})")
+    if "over_bundle" in record:
+        lines.append(f"times a bundle's, in turns with it: {over_text(record['over_bundle'])}")
     lines += [_stream_note(streams) for streams in record.get("streams", ())]
     lines += [f"{value:.3g} J/frame ({label})" for label, value in record["joules_per_frame"].items()]
     lines += [_sensor_note(*each) for each in record["sensors"]["summary"].items()]

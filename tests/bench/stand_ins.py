@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -108,10 +109,27 @@ def sensors() -> dict[str, Any]:
     }
 
 
-def record_of(*bundles: dict[str, Any], **machine: Any) -> dict[str, Any]:
+def peer_of(label: str = "peer: other", scale: float = 1.0, runs: int = 400, **changes: Any) -> dict[str, Any]:
+    """The record of a peer whose answers are not interpreted."""
+    own = {
+        "peer": "other.onnx",
+        "file_sha256": "b" * 64,
+        "weights": "random",
+        "about": "Another network.",
+        "interpreted": False,
+        "masks_rendered": False,
+        "objects": None,
+        "over_bundle": {"label": "bundle", "ratio": 2.0, "least": 1.5, "most": 2.5, "rounds": 5},
+    }
+    record = bundle_of(label, scale, runs, **{**own, **changes})
+    return {name: value for name, value in record.items() if name not in ("bundle", "manifest_sha256", "target")}
+
+
+def record_of(*bundles: dict[str, Any], peers: Sequence[dict[str, Any]] = (), **machine: Any) -> dict[str, Any]:
     """A record of rs4d-bench on a named processor."""
     return {
         "command": "rs4d-bench",
         "machine": {"processor": "a processor", "cores": 2, **machine},
         "bundles": list(bundles),
+        "peers": list(peers),
     }

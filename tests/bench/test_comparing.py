@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rs4d_edge.bench.comparing import compare, ratio_interval, read_record
+from rs4d_edge.bench.comparing import compare, compare_peers, ratio_interval, read_record
 from rs4d_edge.errors import InputError
-from tests.bench.stand_ins import bundle_of, record_of
+from tests.bench.stand_ins import bundle_of, peer_of, record_of
 
 
 def findings(before: dict[str, Any], after: dict[str, Any], threshold: float = 0.05) -> dict[str, str]:
@@ -77,6 +77,19 @@ def test_what_was_measured_differently_is_told() -> None:
     ((pair,), _) = compare(before, after)
     assert pair.conditions == ["governors: ['performance'], now ['powersave']", "threads: 1, now 2"]
     assert pair.also["peak memory, MB"] == pytest.approx((3.145728, 3.145728))
+
+
+def test_peers_tell_of_the_machine_and_not_of_the_bundle() -> None:
+    before = record_of(bundle_of(), peers=(peer_of("peer: a"), peer_of("peer: few", runs=3), peer_of("peer: gone")))
+    after = record_of(
+        bundle_of(seed=1), peers=(peer_of("peer: a", scale=2.0, weights="others"), peer_of("peer: few"), peer_of("new"))
+    )
+    (pair,) = compare_peers(before, after)
+    assert (pair.label, pair.changes[0].finding) == ("peer: a", "slower")
+    assert pair.conditions == ["weights: random, now others"]
+    ((bundle,), alone) = compare(before, after)
+    assert not bundle.slower and alone == []
+    assert compare_peers(record_of(bundle_of()), after) == []
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

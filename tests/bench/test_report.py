@@ -11,7 +11,7 @@ import pytest
 from rs4d_edge.bench.accuracy import MEASURED, REFERENCE
 from rs4d_edge.bench.report import require_plots, write_report
 from rs4d_edge.errors import InputError, RuntimeUnavailable
-from tests.bench.stand_ins import bundle_of, digest, record_of
+from tests.bench.stand_ins import bundle_of, digest, peer_of, record_of
 
 VOID = {"meta"}
 STRANGE = "_<b>&\"a' $x$"
@@ -100,6 +100,15 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     plots = {name for name in page.ids if name.startswith("plot-")}
     assert plots == {"plot-distribution", "plot-stages", "plot-timeline-1"}
     assert "psutil: not installed" in text
+
+
+def test_peers_stand_beside_the_bundles(tmp_path: Path) -> None:
+    page, text = page_of(record_of(bundle_of(), peers=[peer_of(scale=100.0)]), tmp_path)
+    assert {"plot-timeline-2", "table-latency-2"} <= set(page.ids)
+    assert {"peer: other", "Another network. Weights: random.", "2 (1.5 to 2.5) of bundle"} <= set(page.words)
+    assert {"SHA-256 of bundle's manifest", "SHA-256 of peer: other's file"} <= set(page.words)
+    distribution = text[text.index('id="plot-distribution"') : text.index('id="plot-stages"')]
+    assert ">100<" in distribution and ">1000<" in distribution  # far apart: a logarithmic axis, of plain numbers
 
 
 def test_few_or_equal_runs_can_be_drawn(tmp_path: Path) -> None:

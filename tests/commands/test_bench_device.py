@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from rs4d_edge.bundle import sha256_of
-from rs4d_edge.commands.bench import app
+from rs4d_edge.commands.bench import app, main
+from rs4d_edge.commands.bench_compare import SLOWER
 from rs4d_edge.commands.bench_device import seconds_of
 from rs4d_edge.errors import BundleError, InputError, RS4DError, RuntimeUnavailable
-from tests.bench.stand_ins import bundle_of, record_of
+from tests.bench.stand_ins import bundle_of, peer_of, record_of
 from tests.commands.constant_bundles import write_constant_bundle
 
 pytest.importorskip("onnxruntime")
@@ -111,11 +112,30 @@ def test_two_records_are_compared(tmp_path: Path) -> None:
     same = run("--compare", tmp_path / "a.json", tmp_path / "b.json")
     assert same.exit_code == 0 and "nothing is slower by more than 5%" in same.output
     slower = run("--compare", tmp_path / "a.json", tmp_path / "c.json", "--json", tmp_path / "out.json")
-    assert slower.exit_code == 1 and "slower by more than 5%, and beyond noise: bundle" in slower.output
+    assert slower.exit_code == SLOWER == 3 and "slower by more than 5%, and beyond noise: bundle" in slower.output
     (found,) = json.loads((tmp_path / "out.json").read_text())["bundles"]
     assert found["slower"] and found["changes"][0]["finding"] == "slower"
     assert run("--compare", tmp_path / "a.json", tmp_path / "c.json", "--threshold", 0.2).exit_code == 0
     assert run("--compare", tmp_path / "c.json", tmp_path / "a.json").exit_code == 0
+
+
+def test_bad_input_has_another_status_than_what_is_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(record_of(bundle_of())))
+    for arguments, status in (((tmp_path / "absent.json",), 1), ((tmp_path / "a.json", "--unknown"), 2)):
+        monkeypatch.setattr(sys, "argv", ["rs4d-bench", "--compare", str(tmp_path / "a.json"), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == status
+
+
+def test_peers_are_compared_and_not_judged(tmp_path: Path) -> None:
+    for name, scale in (("a", 1.0), ("b", 2.0)):
+        record = record_of(bundle_of(), peers=[peer_of(scale=scale)])
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    result = run("--compare", tmp_path / "a.json", tmp_path / "b.json", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0 and "Peers have no part in the verdict" in result.output
+    (found,) = json.loads((tmp_path / "out.json").read_text())["peers"]
+    assert found["label"] == "peer: other" and found["changes"][0]["finding"] == "slower"
 
 
 def test_what_the_quick_form_writes_can_be_compared(folder: Path, tmp_path: Path) -> None:
