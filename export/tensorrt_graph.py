@@ -7,19 +7,18 @@ graph that engines are built from. Builds are tried with TensorRT-RTX 1.7; Tenso
 from __future__ import annotations
 
 import onnx
-import onnx.helper
 import onnx.inliner
 import onnxscript.optimizer
 from onnx import ModelProto, NodeProto, TensorProto
 
 from rs4d_edge.export.graph import only_outputs, save_graph
-from rs4d_edge.export.mixer_function import MIXER_OP
 from rs4d_edge.export.model_files import Written
 from rs4d_edge.export.recipes import ScanForm
-from rs4d_edge.export.scan_function import SCAN_DOMAIN, add_scan_function, inline_scan, without_scan_function
+from rs4d_edge.export.scan_function import SCAN_DOMAIN, add_scan_function, inline_scan
+from rs4d_edge.export.tensorrt_mixer import split_mixers
 from rs4d_edge.export.tensorrt_nms import NMS_OP, nms_function, nms_nodes
 from rs4d_edge.export.tensorrt_roi_align import AXIS_OP, ROI_ALIGN_OP, roi_align_functions, roi_align_nodes
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMESPACE, PLUGIN_VERSION
+from rs4d_edge.export.tensorrt_scan import add_plain_scan_function
 
 # Bytes of a constant that is worth computing ahead: sizes, shapes and indices, but not weights, whose fp16 or int8 form
 # would be lost.
@@ -37,36 +36,28 @@ def rewrite_for_tensorrt(written: Written, scan: ScanForm) -> Written:
 def tensorrt_graph(model: ModelProto, scan: ScanForm = ScanForm.PLAIN) -> ModelProto:
     """A copy of `model` in operators that TensorRT builds, with fixed shapes.
 
-    `ScanForm.PLAIN` has the scan in standard operators, `ScanForm.PLUGIN` as nodes `rs4d::SelectiveScan` with the same
-    operators as their body, for runtimes without the plugin. Raises ExportError where something stands in the graph
-    that the exporter does not write.
+    `ScanForm.PLAIN` has mixers' cores in standard operators, `ScanForm.PLUGIN` as `split_mixers` makes them, with
+    bodies for runtimes without the plugins; TensorRT's parser takes a body if there is one, so that for the plugins it
+    must be given the file without its functions. Raises ExportError where something stands in the graph that the
+    exporter does not write.
     """
-    graph = only_outputs(model, [value.name for value in model.graph.output])
+    graph = split_mixers(model) if scan is ScanForm.PLUGIN else model
+    graph = only_outputs(graph, [value.name for value in model.graph.output])
     pools, constants = roi_align_nodes(graph)
     _replace(graph, nms_nodes(graph) | pools)
     graph.graph.initializer.extend(constants)
+    if scan is ScanForm.PLAIN:
+        add_plain_scan_function(graph)
     add_scan_function(graph)
     graph.functions.extend([nms_function(), *roi_align_functions()])
+    _agree_on_opset(graph)
     _cast_frames_first(graph)
     if scan is ScanForm.PLUGIN:
-        inlined = [(SCAN_DOMAIN, name) for name in (MIXER_OP, NMS_OP, ROI_ALIGN_OP, AXIS_OP)]
+        inlined = [(SCAN_DOMAIN, name) for name in (NMS_OP, ROI_ALIGN_OP, AXIS_OP)]
         graph = onnx.inliner.inline_selected_functions(graph, inlined)
     else:
         graph = inline_scan(graph)
     return _named(_folded(graph))
-
-
-def plugin_graph(model: ModelProto) -> ModelProto:
-    """`model`, whose scans are nodes of ours, as TensorRT's parser wants it: no bodies, and the plugin's identity.
-
-    The parser takes a body if there is one, and finds a plugin by attributes that no other runtime knows.
-    """
-    graph = without_scan_function(model)
-    for node in graph.graph.node:
-        if node.domain == SCAN_DOMAIN:
-            node.attribute.append(onnx.helper.make_attribute("plugin_namespace", PLUGIN_NAMESPACE))
-            node.attribute.append(onnx.helper.make_attribute("plugin_version", PLUGIN_VERSION))
-    return graph
 
 
 def _replace(model: ModelProto, nodes: dict[str, NodeProto]) -> None:
@@ -74,6 +65,15 @@ def _replace(model: ModelProto, nodes: dict[str, NodeProto]) -> None:
     kept = [NodeProto.FromString(nodes.get(node.name, node).SerializeToString()) for node in model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _agree_on_opset(model: ModelProto) -> None:
+    """Functions in the graph's opset, 19 where scales are fp16, or they would stay: theirs is the same in both."""
+    version = max(opset.version for opset in model.opset_import if not opset.domain)
+    for function in model.functions:
+        for opset in function.opset_import:
+            if not opset.domain:
+                opset.version = version
 
 
 def _cast_frames_first(model: ModelProto) -> None:
