@@ -1,28 +1,18 @@
-"""`rs4d-info`: what the models cost, which come with weights, and what is in a checkpoint."""
+"""`rs4d-info`: what the models cost, which come with weights, what is in a checkpoint, and what a target is.
+
+`--target` works on a device; the rest imports the reference model, and so torch, when it is asked for.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from rs4d_edge.commands.info_target import show_target
 from rs4d_edge.commands.terminal import run_app
-from rs4d_edge.reference.checkpoints import CONFIG_KEY, KIND_KEY, load_metadata, load_state
-from rs4d_edge.reference.config import DetectorConfig, EncoderConfig, NeckType
-from rs4d_edge.reference.counting import ModelCost, count
-from rs4d_edge.reference.presets import PRESETS, preset
-from rs4d_edge.reference.published import infer_config
-from rs4d_edge.reference.shipped import shipped_names, shipped_path
-
-# SAM's image encoders at 1024x1024: millions of parameters, GFLOP (Kirillov et al., arXiv 2304.02643; counted by the
-# same rule). The paper's encoder of each line was distilled from that teacher.
-SAM_ENCODERS = {"base": ("ViT-B", 89.7, 972.0), "large": ("ViT-L", 308.3, 2986.0), "huge": ("ViT-H", 637.0, 5961.0)}
-PAPER_CLAIM = "8x fewer parameters, 9x fewer FLOPs"
+from rs4d_edge.errors import InputError, RuntimeUnavailable
 
 app = typer.Typer(add_completion=False)
 console = Console()
@@ -34,96 +24,34 @@ def info(
         str | None, typer.Argument(help="A checkpoint file, a shipped model or a preset; without it, a table of all")
     ] = None,
     shipped: Annotated[bool, typer.Option("--shipped", help="List the models with weights, the default first")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Show a target of rs4d-export, as in jetson-orin-nano; needs no torch"),
+    ] = None,
 ) -> None:
-    """Show sizes and costs of the models, or what is in a checkpoint."""
+    """Show sizes and costs of the models, what is in a checkpoint, or what a target has and takes."""
+    if (source is not None) + shipped + (target is not None) > 1:
+        raise InputError("a model, --shipped and --target are shown one at a time: give one of them")
+    if target is not None:
+        show_target(target, console)
+    else:
+        _show_models(source, shipped)
+
+
+def _show_models(source: str | None, shipped: bool) -> None:
+    try:
+        from rs4d_edge.commands import info_models
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailable(
+            f"models are read with the package {error.name}, which is not installed: run "
+            'pip install "rs4d-edge[export]"; rs4d-info --target works without it'
+        ) from error
     if shipped:
-        for name in shipped_names():
-            print(name)
+        info_models.show_shipped()
     elif source is not None:
-        show_model(source)
+        info_models.show_model(source, console)
     else:
-        show_presets()
-
-
-def show_presets() -> None:
-    """Print the costs of all presets, and the paper's encoders beside their teachers."""
-    costs = {name: count(config) for name, config in PRESETS.items()}
-    models = Table("model", "input", title="Models: one frame, batch 1", caption="* comes with trained weights")
-    for heading in ("encoder M", "whole M", "encoder GFLOP", "whole GFLOP"):
-        models.add_column(heading, justify="right")
-    shipped = shipped_names()
-    for name, cost in costs.items():
-        height, width = PRESETS[name].encoder.image_size_hw
-        models.add_row(f"{name}{' *' if name in shipped else ''}", f"{height}x{width}", *_figures(cost))
-    console.print(models)
-    console.print(teacher_table(costs))
-
-
-def _figures(cost: ModelCost) -> list[str]:
-    parts = (cost.encoder, cost.total)
-    return [f"{part.parameters / 1e6:.2f}" for part in parts] + [f"{part.flops / 1e9:.1f}" for part in parts]
-
-
-def teacher_table(costs: dict[str, ModelCost]) -> Table:
-    """The paper's encoders beside the SAM encoders that they were distilled from; the claim beside what is counted."""
-    table = Table("SAM encoder", "M", "GFLOP", "RS4D encoder", "M", "GFLOP", "fewer parameters", "fewer FLOPs")
-    table.title = "Encoders at 1024x1024 beside their teachers"
-    table.caption = f"The paper claims {PAPER_CLAIM}. FLOPs count the scan and the shared projections once."
-    for size, (teacher, millions, gflop) in SAM_ENCODERS.items():
-        cost = costs[f"rs4d-{size}-bbox"].encoder
-        ours = cost.parameters / 1e6, cost.flops / 1e9
-        table.add_row(
-            *(teacher, f"{millions:.1f}", f"{gflop:.0f}", size, f"{ours[0]:.2f}", f"{ours[1]:.1f}"),
-            *(f"{millions / ours[0]:.1f}x", f"{gflop / ours[1]:.1f}x"),
-        )
-    return table
-
-
-def show_model(source: str) -> None:
-    """Print configuration, costs and metadata of a file, a shipped model or a preset."""
-    path = shipped_path(source) if source in shipped_names() else Path(source)
-    if not path.exists() and path.suffix == "" and path.name == source:
-        config: DetectorConfig | EncoderConfig = preset(source)
-        origin, metadata = "preset without weights", {}
-    else:
-        state, stored = load_state(path)
-        config, metadata = stored or infer_config(state), load_metadata(path)
-        origin = f"{path}, configuration {'stored in it' if stored else 'inferred from its keys and shapes'}"
-    console.print(origin, markup=False, soft_wrap=True)
-    table = Table("field", "value", show_header=False)
-    for key, value in summary(config).items():
-        table.add_row(key, escape(value))
-    for key, value in metadata.items():
-        if key not in (CONFIG_KEY, KIND_KEY):
-            table.add_row(escape(key), escape(value))
-    console.print(table)
-
-
-def summary(config: DetectorConfig | EncoderConfig) -> dict[str, str]:
-    """The configuration in words and numbers, with what it costs if it is a whole detector."""
-    encoder = config if isinstance(config, EncoderConfig) else config.encoder
-    height, width = encoder.image_size_hw
-    rows = {
-        "encoder": f"{encoder.depth} layers, C {encoder.channels}, E {encoder.inner_channels}, N {encoder.state_size}",
-        "path": encoder.path.value,
-        "input": f"{height}x{width} (height x width)",
-        "stem": "16x16 patches" if encoder.stem_channels is None else f"convolutions, widths {encoder.stem_channels}",
-    }
-    if isinstance(config, EncoderConfig):
-        return {"kind": "encoder", **rows}
-    cost = count(config)
-    neck = config.neck
-    reads = f", encoder maps {', '.join(map(str, neck.layers))}" if neck.type is NeckType.SIMPLE else ""
-    return {
-        "kind": f"detector {config.name}, {config.head.value} head",
-        "classes": ", ".join(config.classes),
-        **rows,
-        "neck": f"{neck.type.value}, {neck.channels} channels, strides {config.proposals.strides}{reads}",
-        "proposals": f"{config.proposals.proposals}, anchor scales {config.proposals.scales}",
-        "post-processing": json.dumps(config.model_dump(include={"score_threshold", "nms_iou", "max_detections"})),
-        "parameters": f"{cost.total.parameters / 1e6:.2f} M, of which encoder {cost.encoder.parameters / 1e6:.2f} M",
-        "work": f"{cost.total.flops / 1e9:.1f} GFLOP, of which encoder {cost.encoder.flops / 1e9:.1f} GFLOP",
-    }
+        info_models.show_presets(console)
 
 
 def main() -> None:

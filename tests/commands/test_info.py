@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rs4d_edge.commands import info
+from rs4d_edge.commands import info, info_models, info_target
+from rs4d_edge.devices import PRESETS as DEVICES
 from rs4d_edge.errors import CheckpointError, InputError
+from rs4d_edge.export.recipes import Target
 from rs4d_edge.reference import shipped
 from rs4d_edge.reference.checkpoints import save_checkpoint
 from rs4d_edge.reference.config import EncoderConfig
@@ -74,7 +77,7 @@ def test_preset_shows_its_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("source", "error"), [("rs4d-edge", InputError), ("absent.pth", CheckpointError)])
 def test_unknown_sources_say_what_there_is(source: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=source):
-        info.show_model(source)
+        info_models.show_model(source, info.console)
 
 
 def test_command_ends_with_one_line_and_status_one(
@@ -85,3 +88,64 @@ def test_command_ends_with_one_line_and_status_one(
         info.main()
     assert caught.value.code == 1
     assert "error: there is no model 'rs4d-edge-nano-bbx'; did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_is_shown_with_all_its_modules(name: str) -> None:
+    output = output_of("--target", name)
+    for module in DEVICES[name].modules:
+        row = next(line for line in output.splitlines() if module.name in line)
+        assert f"{module.memory_gb} GB" in row
+        assert f"0: {module.power_modes[0]}" in row
+    assert f"compute capability {DEVICES[name].compute_capability}" in output
+    assert "not measured" in output
+
+
+def test_every_general_target_is_one_line() -> None:
+    assert set(info_target.GENERAL_TARGETS) == set(Target)
+    for target, what in info_target.GENERAL_TARGETS.items():
+        (line,) = output_of("--target", target.value).splitlines()
+        assert line.startswith(f"{target.value}: {what}; fp")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("jetson-orin-nan", "did you mean 'jetson-orin-nano'"), ("tpu", "rtx")])
+def test_an_unknown_target_is_refused_with_the_known_ones(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=name) as caught:
+        output_of("--target", name)
+    assert meant in str(caught.value)
+    assert all(known in str(caught.value) for known in (*DEVICES, *(target.value for target in Target)))
+
+
+def test_two_questions_at_once_are_refused() -> None:
+    with pytest.raises(InputError, match="one at a time"):
+        output_of("rs4d-base-bbox", "--target", "onnx")
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+
+sys.meta_path.insert(0, Block())
+sys.argv = ["rs4d-info", *sys.argv[1:]]
+from rs4d_edge.commands.info import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [(("--target", "jetson-thor"), 0, "sm_110"), (("--shipped",), 1, 'pip install "rs4d-edge[export]"')],
+)
+def test_a_target_is_shown_without_torch_and_models_say_what_they_need(
+    arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

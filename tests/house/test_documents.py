@@ -17,9 +17,11 @@ from typer.testing import CliRunner
 import rs4d_edge
 from tests.house.repository import ROOT, project
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-# A command's `main` stands beside its typer application, except where a device may lack typer.
-APPLICATIONS = {"rs4d-predict": "rs4d_edge.commands.predict_terminal"}
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/jetson.md")
+# A command's `main` stands beside its typer application, except where a device may lack what that imports.
+APPLICATIONS = {"rs4d-predict": "rs4d_edge.commands.predict_terminal", "rs4d-export": "rs4d_edge.export.command"}
+# What one program starts besides, by its first argument; each has options of its own.
+SUBCOMMANDS = {"rs4d-export": {"build": "rs4d_edge.export.build_command"}}
 
 
 def _text(name: str) -> str:
@@ -32,7 +34,8 @@ def _blocks(name: str, language: str) -> list[str]:
 
 def _commands() -> list[list[str]]:
     """Every command line of the documents' shell blocks, split into words, comments left out."""
-    lines = [line for name in DOCUMENTS for block in _blocks(name, "bash") for line in block.splitlines()]
+    blocks = [block.replace("\\\n", " ") for name in DOCUMENTS for block in _blocks(name, "bash")]
+    lines = [line for block in blocks for line in block.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -40,10 +43,20 @@ def _code_spans() -> set[str]:
     return {span for name in DOCUMENTS for span in re.findall(r"`([^`\n]+)`", _text(name))}
 
 
-def _option_names(script: str) -> set[str]:
-    module = APPLICATIONS.get(script, project()["scripts"][script].split(":")[0])
+def _module(script: str) -> str:
+    """Where the typer application of a program is."""
+    return APPLICATIONS.get(script, str(project()["scripts"][script]).split(":")[0])
+
+
+def _option_names(module: str) -> set[str]:
     command = get_command(importlib.import_module(module).app)
     return {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def _every_module() -> set[str]:
+    return {_module(script) for script in project()["scripts"]} | {
+        module for subcommands in SUBCOMMANDS.values() for module in subcommands.values()
+    }
 
 
 def test_readme_begins_with_the_two_commands() -> None:
@@ -61,37 +74,38 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_command_and_its_options_exist() -> None:
-    scripts = {words[0]: words for words in _commands() if words[0].startswith("rs4d-")}
-    assert set(scripts) == set(project()["scripts"])
-    for words in _commands():
+    scripts = {words[0] for words in _commands() if words[0].startswith("rs4d-")}
+    assert scripts == set(project()["scripts"])
+    named = [span.split() for span in _code_spans() if span.startswith("rs4d-") and span.split()[0] in scripts]
+    for words in (*_commands(), *named):
         if words[0].startswith("rs4d-"):
             options = {word.split("=")[0] for word in words if word.startswith("--")}
-            assert options <= _option_names(words[0]), words[0]
+            module = SUBCOMMANDS.get(words[0], {}).get("".join(words[1:2]), _module(words[0]))
+            assert options <= _option_names(module), words
 
 
 def test_every_option_in_the_text_belongs_to_a_command() -> None:
     spans = {span for span in _code_spans() if re.fullmatch(r"--[a-z-]+", span)}
-    known = set().union(*(_option_names(script) for script in project()["scripts"]))
+    known = set().union(*map(_option_names, _every_module()))
     assert spans <= known
 
 
-@pytest.mark.parametrize("script", sorted(project()["scripts"]))
-def test_every_command_explains_itself(script: str) -> None:
-    module = APPLICATIONS.get(script, project()["scripts"][script].split(":")[0])
+@pytest.mark.parametrize("module", sorted(_every_module()))
+def test_every_command_explains_itself(module: str) -> None:
     result = CliRunner().invoke(importlib.import_module(module).app, ["--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
 
 
 def test_every_extra_exists() -> None:
-    named = set(re.findall(r"\.\[([a-z,]+)\]", "".join(map(_text, DOCUMENTS))))
+    named = set(re.findall(r"(?:\.|rs4d-edge)\[([a-z,-]+)\]", "".join(map(_text, DOCUMENTS))))
     assert named
     assert {each for group in named for each in group.split(",")} <= set(project()["optional-dependencies"])
 
 
 def test_every_path_in_the_text_exists() -> None:
     looks_like_path = re.compile(r"[\w.]+/[\w./-]*|[\w-]+\.(toml|md)")
-    written_by_us = ("shared/", "demo/", "results/")
+    written_by_us = ("shared/", "demo/", "results/", "engines/", "plugin/", "wheels/")
     for span in _code_spans():
         if looks_like_path.fullmatch(span) and not span.startswith(written_by_us):
             assert (ROOT / span).exists(), span
@@ -121,7 +135,7 @@ def test_the_python_of_the_readme_uses_what_there_is() -> None:
 def test_the_targets_of_the_readme_are_those_of_the_export() -> None:
     from rs4d_edge.export.recipes import Target
 
-    rows = re.findall(r"^\| `([a-z]+)` \|.*\| `([a-z]+)` \|$", _text("README.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z]+)` \|.*\| `([a-z-]+)` \|$", _text("README.md"), re.MULTILINE)
     assert {target for target, _ in rows} == {target.value for target in Target}
     assert {extra for _, extra in rows} <= set(project()["optional-dependencies"])
 

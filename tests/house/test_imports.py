@@ -22,10 +22,12 @@ ENGINES = {
     "rs4d_edge.runtimes.torch_runtime": {"torch"},
     "rs4d_edge.runtimes.onnxruntime_runtime": {"onnxruntime"},
     "rs4d_edge.runtimes.onnxruntime_profile": {"onnxruntime"},
+    "rs4d_edge.runtimes.onnxruntime_peer": {"onnxruntime"},
     "rs4d_edge.runtimes.onnxruntime_scan": {"onnxruntime"},
     "rs4d_edge.runtimes.openvino_runtime": {"openvino"},
     "rs4d_edge.runtimes.openvino_profile": {"openvino"},
     "rs4d_edge.runtimes.openvino_scan": {"openvino"},
+    "rs4d_edge.runtimes.tensorrt_cuda": {"cuda"},
     "rs4d_edge.runtimes.tensorrt_runtime": {"cuda"},  # and the library that built the engine, by the name in its record
 }
 ALL_ENGINES = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript", "nncf", "tensorrt", "transformers", "cuda"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rs4d_edge.commands.info import SAM_ENCODERS
+from rs4d_edge.commands.info_models import SAM_ENCODERS
 from rs4d_edge.reference.config import EncoderConfig
 from rs4d_edge.reference.counting import count, parameters, scan_flops
 from rs4d_edge.reference.presets import preset

@@ -1,0 +1,73 @@
+"""The devices' presets: complete, consistent, and named in the error for an unknown one."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from rs4d_edge.devices import PRESETS, DevicePreset, preset
+from rs4d_edge.errors import InputError
+from tests.test_device_imports import run_blocked
+
+every_preset = pytest.mark.parametrize("device", PRESETS.values(), ids=PRESETS)
+
+
+def test_a_preset_is_found_by_its_name_and_cannot_be_changed() -> None:
+    device = preset("jetson-orin-nano")
+    assert device.compute_capability == "8.7"
+    with pytest.raises(ValidationError):
+        setattr(device, "precision", "int8")  # noqa: B010 (a type checker refuses the plain form)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("jetson-orin-nan", "jetson-orin-nano"), ("jetson_thor", "jetson-thor")])
+def test_an_unknown_name_says_what_was_meant_and_what_there_is(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"no device '{name}'; did you mean '{meant}'") as caught:
+        preset(name)
+    assert all(known in str(caught.value) for known in PRESETS)
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(InputError) as caught:
+        preset("q")
+    assert "did you mean" not in str(caught.value)
+
+
+@every_preset
+def test_the_architecture_is_the_compute_capability_s(device: DevicePreset) -> None:
+    assert device.architecture == f"sm_{device.compute_capability.replace('.', '')}"
+
+
+@every_preset
+def test_modules_stand_from_small_to_large_and_name_no_mode_twice(device: DevicePreset) -> None:
+    memory = [module.memory_gb for module in device.modules]
+    assert memory == sorted(set(memory))
+    for module in device.modules:
+        for modes in (module.power_modes, module.super_power_modes):
+            assert len(set(modes)) == len(modes)
+        assert module.power_modes
+        if module.super_bandwidth_gb_s is not None:
+            assert module.super_bandwidth_gb_s > module.bandwidth_gb_s
+
+
+@every_preset
+def test_a_size_is_one_that_the_encoder_takes(device: DevicePreset) -> None:
+    assert device.image_size_hw is None or all(side % 16 == 0 for side in device.image_size_hw)
+
+
+@every_preset
+def test_the_choices_are_those_of_the_export(device: DevicePreset) -> None:
+    from rs4d_edge.export.recipes import Precision
+
+    assert device.precision in {precision.value for precision in Precision}
+
+
+@every_preset
+def test_every_preset_names_nvidia_s_documents(device: DevicePreset) -> None:
+    assert any(source.startswith("https://docs.nvidia.com/") for source in device.sources)
+    assert any("ata" in source and "heet" in source.replace("-", " ") for source in device.sources)
+
+
+def test_presets_import_on_a_device() -> None:
+    result = run_blocked("from rs4d_edge.devices import preset; print(preset('jetson-thor').architecture)")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["sm_110"]
