@@ -58,7 +58,7 @@ class AccuracyMeter:
         if restored not in self._known:
             self._model.write(*self._paths, restored)
             runtime = open_runtime(
-                self._recipe.target.runtime,
+                self._recipe.target.gate_runtime,
                 self._paths[0],
                 threads=self._threads,
                 precision=self._recipe.precision.value,

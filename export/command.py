@@ -21,6 +21,7 @@ from rs4d_edge.export.quantization_options import make_goal, make_sensitivity, m
 from rs4d_edge.export.quantized_model import QuantizationPlan
 from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
 from rs4d_edge.export.result_tables import show_features, show_result
+from rs4d_edge.export.target_choice import choose_target
 from rs4d_edge.reference.checkpoints import load_metadata
 from rs4d_edge.reference.loading import load
 from rs4d_edge.reference.shipped import shipped_names, shipped_path
@@ -33,13 +34,21 @@ console = Console()
 def export(
     model: Annotated[str, typer.Argument(help="A shipped model's name (rs4d-info --shipped) or a checkpoint file")],
     target: Annotated[
-        Target,
-        typer.Option(help="onnx: ONNX Runtime on any CPU; cpu: OpenVINO on x86 and Arm; rtx: TensorRT-RTX on GPUs"),
+        str,
+        typer.Option(
+            metavar=f"[{'|'.join(each.value for each in Target)}|jetson-...]",
+            help="onnx: ONNX Runtime on any CPU; cpu: OpenVINO on x86 and Arm; rtx: TensorRT-RTX on GPUs; jetson: "
+            "TensorRT on a Jetson, or one device, as jetson-orin-nano (rs4d-info --target)",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new bundle")],
     precision: Annotated[
-        Precision, typer.Option(help="bf16 needs --target cpu and bf16 instructions; int8 and fp16 need --calib")
-    ] = Precision.FP32,
+        Precision | None,
+        typer.Option(
+            help="bf16 needs --target cpu and bf16 instructions; int8 and fp16 need --calib; default: fp32, for a "
+            "Jetson fp16"
+        ),
+    ] = None,
     calib: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +86,10 @@ def export(
     ] = None,
     scan: Annotated[
         ScanForm | None,
-        typer.Option(metavar="plain|plugin", help="For --target rtx: standard operators (default) or our plugin"),
+        typer.Option(
+            metavar="plain|plugin",
+            help="For engines: standard operators (default of rtx) or our CUDA plugin (default of jetson)",
+        ),
     ] = None,
     frames: Annotated[
         Path | None,
@@ -89,12 +101,23 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is already at --out")] = False,
 ) -> None:
     """Export MODEL, compare it with the reference on golden frames, and write the bundle only if they agree."""
+    choice = choose_target(target)
+    precision = precision or choice.precision
     reference = load(model)
+    own_hw = reference.config.encoder.image_size_hw
+    size_hw = image_size or choice.image_size_hw(own_hw)
+    if image_size is None and size_hw != own_hw:
+        console.print(
+            f"input {size_hw[0]}x{size_hw[1]} (height x width), as {target} takes it; the model's own is "
+            f"{own_hw[0]}x{own_hw[1]}: compare AP on --val, or give --image-size",
+            highlight=False,
+            soft_wrap=True,
+        )
     capabilities = tuple(dict.fromkeys(compute_capability.replace(" ", "").split(","))) if compute_capability else ()
     recipe = make_recipe(
-        target,
+        choice.target,
         precision,
-        image_size or reference.config.encoder.image_size_hw,
+        size_hw,
         batch,
         compute_capabilities=capabilities,
         scan=scan,

@@ -46,7 +46,7 @@ class LatencyRatio:
             return median_ratio(model, reference, self._feeds)
 
     def _open(self, path: Path, precision: Precision) -> Runtime:
-        return open_runtime(self._recipe.target.runtime, path, threads=self._threads, precision=precision.value)
+        return open_runtime(self._recipe.target.gate_runtime, path, threads=self._threads, precision=precision.value)
 
 
 def median_ratio(

@@ -64,8 +64,8 @@ def open_as_written(path: Path, recipe: Recipe, threads: int | None) -> Runtime:
     if recipe.target is not Target.CPU:
         from rs4d_edge.runtimes.onnxruntime_runtime import OnnxRuntime
 
-        return OnnxRuntime(path, threads=threads, native_scan=False)
-    return open_runtime(recipe.target.runtime, path, threads=threads, precision=recipe.precision.value)
+        return OnnxRuntime(path, threads=threads, native_scan=False, precision=recipe.precision.value)
+    return open_runtime(recipe.target.gate_runtime, path, threads=threads, precision=recipe.precision.value)
 
 
 def scan_form() -> ScanForm:

@@ -23,15 +23,17 @@ from rs4d_edge.export.accuracy import reference_accuracy
 from rs4d_edge.export.conditional_masks import with_first_masks
 from rs4d_edge.export.graph import example_inputs, fit_model, translate
 from rs4d_edge.export.half_model import write_measured
+from rs4d_edge.export.half_precision import QDQ_OPSET
 from rs4d_edge.export.model_files import Written, open_as_written, write_float
 from rs4d_edge.export.parity import Comparison, compare
 from rs4d_edge.export.quantized_export import write_quantized
 from rs4d_edge.export.quantized_model import QuantizationPlan, check_plan
-from rs4d_edge.export.recipes import Recipe, ScanForm, Target
+from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
 from rs4d_edge.export.scan_function import OPSET
-from rs4d_edge.export.tensorrt_builder import LIBRARY
-from rs4d_edge.export.tensorrt_engines import build_engine, check_tensorrt, engine_options
+from rs4d_edge.export.tensorrt_engines import LIBRARY, build_ahead, check_tensorrt, engine_options
 from rs4d_edge.export.tensorrt_graph import rewrite_for_tensorrt
+from rs4d_edge.export.tensorrt_mixer import split_mixers
+from rs4d_edge.export.tensorrt_plugin_sources import write_plugin_sources
 from rs4d_edge.export.tolerances import TOLERANCES
 from rs4d_edge.frames import Frame
 from rs4d_edge.machine import processor_name
@@ -42,7 +44,12 @@ from rs4d_edge.runtimes.tensorrt_record import EngineRecord
 
 GOLDEN_FRAMES = 3
 _WORK = "work"  # folder of the draft for what the gate needs and the bundle does not
-_TOOLS = {Target.ONNX: ("onnxruntime",), Target.CPU: ("openvino",), Target.RTX: ("onnxruntime", LIBRARY)}
+_TOOLS = {
+    Target.ONNX: ("onnxruntime",),
+    Target.CPU: ("openvino",),
+    Target.RTX: ("onnxruntime", LIBRARY),
+    Target.JETSON: ("onnxruntime",),
+}
 
 
 class Step(NamedTuple):
@@ -106,6 +113,8 @@ def export_bundle(
         progress(Step("translate to ONNX", _translation_s(fitted, once_s)))
         rows = recipe.masks_at_once
         graph = translate(with_first_masks(fitted, rows) if rows else fitted, recipe.batch)
+        if recipe.target.for_engines and recipe.engine_scan is ScanForm.PLUGIN:
+            graph = split_mixers(graph)  # before ranges are measured: also those within a mixer decide what is fp16
         work = draft.path / _WORK
         work.mkdir()
         if plan is None:
@@ -116,9 +125,9 @@ def export_bundle(
             written = write_measured(graph, recipe, fitted.config, plan, (draft.path, work), threads)
         else:
             written = _write_quantized(graph, recipe, fitted, source, draft.path, work, plan, progress, once_s, threads)
-        if recipe.target is Target.RTX:
+        if recipe.target.for_engines:
             progress(Step("rewrite for TensorRT"))
-            written = rewrite_for_tensorrt(written, recipe.scan or ScanForm.PLAIN)
+            written = rewrite_for_tensorrt(written, recipe.engine_scan)
         golden = list(frames) if frames is not None else scene_frames(GOLDEN_FRAMES, recipe.image_size_hw)
         batches = -(-len(golden) // recipe.batch)
         progress(Step(f"compare with the reference on {len(golden)} frames", 2 + 5 * once_s * batches))
@@ -126,6 +135,8 @@ def export_bundle(
         shutil.rmtree(work)
         inspect(comparison)
         comparison.require()
+        if written.scan is ScanForm.PLUGIN:
+            write_plugin_sources(draft.path)
         engines = _build_engines(written, recipe, draft.path, 5.0 + 2.0 * model.config.encoder.depth, progress)
         progress(Step("seal the bundle"))
         seal(draft, fitted, recipe, contract, comparison, golden, source, written, accuracy)
@@ -157,7 +168,7 @@ def _build_engines(
     engines = []
     for capability in recipe.compute_capabilities:
         progress(Step(f"build the engine for compute capability {capability}", estimate_s))
-        engines.append(build_engine(written.model_path, written.scan, capability, folder))
+        engines.append(build_ahead(written.model_path, capability, folder))
     return tuple(engines)
 
 
@@ -205,7 +216,7 @@ def seal(
         machine={"system": platform.platform(), "processor": processor_name()},
         options={
             "scan": written.scan.value,
-            "opset": OPSET,
+            "opset": QDQ_OPSET if recipe.precision is Precision.INT8_FP16 else OPSET,
             "mask_rows": recipe.masks_at_once,
             "detections_excused_at_the_cut": comparison.detections.excused,
             "detections_moved": len(comparison.detections.moved),

@@ -16,23 +16,35 @@ class Target(str, Enum):
     a C++ compiler is there, else plain operators.
     `RTX`: TensorRT-RTX engines for NVIDIA GPUs, one for each compute capability, and the ONNX file that they are built
     from, strongly typed: its types are those of weights and activations, int8 by symmetric Q/DQ pairs. Engines are
-    built without a GPU and not run. The bundle's own runtime opens the ONNX file, which is what was compared; the
-    runtime `tensorrt` opens the engines.
+    built without a GPU and not run; what is compared is the ONNX file, in ONNX Runtime.
+    `JETSON`: the same ONNX file for TensorRT on NVIDIA Jetson, and the sources of our plugin; the engine is built on
+    the device, as engines run only on the GPU, driver and version that built them.
     """
 
     ONNX = "onnx"
     CPU = "cpu"
     RTX = "rtx"
+    JETSON = "jetson"
 
     @property
     def runtime(self) -> str:
-        """The runtime's name in the table of runtimes."""
-        return {Target.ONNX: "onnxruntime", Target.CPU: "openvino", Target.RTX: "onnxruntime"}[self]
+        """The name, in the table of runtimes, of the one that devices run the bundle in."""
+        return {Target.ONNX: "onnxruntime", Target.CPU: "openvino"}.get(self, "tensorrt")
+
+    @property
+    def gate_runtime(self) -> str:
+        """The runtime in which the exported file is compared with the reference, where no GPU is."""
+        return "openvino" if self is Target.CPU else "onnxruntime"
 
     @property
     def model_file(self) -> str:
         """Name of the file in the bundle that the runtime opens."""
-        return {Target.ONNX: "model.onnx", Target.CPU: "model.xml", Target.RTX: "model.onnx"}[self]
+        return "model.xml" if self is Target.CPU else "model.onnx"
+
+    @property
+    def for_engines(self) -> bool:
+        """Whether TensorRT builds engines from the file."""
+        return self in (Target.RTX, Target.JETSON)
 
     @property
     def mask_rows(self) -> int:
@@ -41,7 +53,7 @@ class Target(str, Enum):
         Few rows waste little on a frame's last pass; each pass costs some copies of its own. On a GPU all rows at once
         keep it busy, and a number of passes that depends on the frame could not be recorded once and replayed.
         """
-        return {Target.ONNX: 8, Target.CPU: 8, Target.RTX: 0}[self]
+        return 0 if self.for_engines else 8
 
 
 class Precision(str, Enum):
@@ -59,6 +71,8 @@ class Precision(str, Enum):
     and 8-bit inputs (a symmetric scale each, measured on calibration frames), and add up in int32. Scans and mixer
     cores, mask heads and everything else stay in fp32. Position embedding and mask head are stored in fp16.
     `INT8_BF16`: the same, and the runtime computes the rest in bf16, as in `BF16`.
+    `INT8_FP16`: the same layers in int8, and the rest a strongly typed graph as in `FP16`, with its islands of fp32.
+    For engines on GPUs alone, where fp32 between int8 layers would take most of the time.
     """
 
     FP32 = "fp32"
@@ -66,11 +80,12 @@ class Precision(str, Enum):
     FP16 = "fp16"
     INT8 = "int8"
     INT8_BF16 = "int8-bf16"
+    INT8_FP16 = "int8-fp16"
 
     @property
     def quantized(self) -> bool:
         """Whether layers become int8, with scales from calibration frames."""
-        return self in (Precision.INT8, Precision.INT8_BF16)
+        return self in (Precision.INT8, Precision.INT8_BF16, Precision.INT8_FP16)
 
     @property
     def needs_frames(self) -> bool:
@@ -87,7 +102,7 @@ class Precision(str, Enum):
         """In what numbers everything is computed that is not quantized."""
         if self in (Precision.BF16, Precision.INT8_BF16):
             return Precision.BF16
-        return Precision.FP16 if self is Precision.FP16 else Precision.FP32
+        return Precision.FP16 if self in (Precision.FP16, Precision.INT8_FP16) else Precision.FP32
 
 
 class ScanForm(str, Enum):
@@ -107,14 +122,16 @@ class ScanForm(str, Enum):
 
 _PRECISIONS = {
     Target.ONNX: (Precision.FP32, Precision.FP16, Precision.INT8),
-    Target.CPU: tuple(Precision),
-    Target.RTX: (Precision.FP32, Precision.FP16, Precision.INT8),
+    Target.CPU: tuple(each for each in Precision if each is not Precision.INT8_FP16),
+    Target.RTX: (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_FP16),
+    Target.JETSON: (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_FP16),
 }
 _NO_BF16 = {
     Target.ONNX: "ONNX Runtime's CPU provider has no bf16 kernels for matrix products and convolutions",
     Target.RTX: "graphs for it are typed in fp32, fp16 and int8",
+    Target.JETSON: "graphs for it are typed in fp32, fp16 and int8",
 }
-RTX_SCANS = (ScanForm.PLAIN, ScanForm.PLUGIN)
+ENGINE_SCANS = (ScanForm.PLAIN, ScanForm.PLUGIN)
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")  # of tensorrt_rtx 1.7; Jetson's 8.7 is not among them
 
 
@@ -122,8 +139,8 @@ class Recipe(BaseModel):
     """One export. `image_size_hw` in pixels, multiples of 16; `batch` frames are run at once.
 
     `mask_rows` replaces the target's own choice of how many detections of a frame get their masks at a time.
-    `compute_capabilities` are those of the GPUs that engines are built for; `scan` is the scan's form in them, by
-    default plain operators. Both are for the target `rtx` alone.
+    `compute_capabilities` are those of the GPUs that engines are built for, for the target `rtx` alone; `scan` is the
+    scan's form in engines, by default plain operators for `rtx` and our plugin for `jetson`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,30 +162,53 @@ class Recipe(BaseModel):
     def _precision_exists(self) -> Recipe:
         known = _PRECISIONS[self.target]
         if self.precision not in known:
+            why = f"{_NO_BF16.get(self.target)}; use --target cpu for bf16"
+            if self.precision is Precision.INT8_FP16:
+                why = "processors would compute its fp16 in fp32, which int8 gives without detours; use that"
             raise ValueError(
                 f"target {self.target.value!r} has no precision {self.precision.value!r}, only "
-                f"{', '.join(each.value for each in known)}: {_NO_BF16[self.target]}; use --target cpu for bf16"
+                f"{', '.join(each.value for each in known)}: {why}"
+            )
+        return self
+
+    @property
+    def engine_scan(self) -> ScanForm:
+        """`scan`, or the target's own. Jetson's is the plugin, because its GPUs are too small for plain operators."""
+        return self.scan or (ScanForm.PLUGIN if self.target is Target.JETSON else ScanForm.PLAIN)
+
+    @model_validator(mode="after")
+    def _engine_options_fit(self) -> Recipe:
+        if not self.target.for_engines:
+            if self.compute_capabilities or self.scan is not None:
+                raise ValueError(
+                    f"compute capabilities are for --target rtx, --scan for rtx and jetson, not {self.target.value!r}"
+                )
+            return self
+        if self.scan not in (None, *ENGINE_SCANS):
+            raise ValueError(
+                f"the scan is {' or '.join(each.value for each in ENGINE_SCANS)} in engines, not {self.scan.value!r}"
+            )
+        if self.masks_at_once:
+            raise ValueError(
+                f"target {self.target.value!r} makes all masks at once: expected mask_rows 0, got {self.masks_at_once}"
             )
         return self
 
     @model_validator(mode="after")
-    def _engines_are_known(self) -> Recipe:
+    def _gpus_are_known(self) -> Recipe:
         given, known = self.compute_capabilities, ", ".join(RTX_CAPABILITIES)
+        if self.target is Target.JETSON and given:
+            raise ValueError(
+                "target 'jetson' builds no engine here, and takes no compute capability: run rs4d-export build BUNDLE "
+                "on the device"
+            )
         if self.target is not Target.RTX:
-            if given or self.scan is not None:
-                raise ValueError(f"compute capabilities and --scan are for --target rtx, not {self.target.value!r}")
             return self
         if not given:
             raise ValueError(f"target 'rtx' builds engines for GPUs: give --compute-capability, of {known}")
         if unknown := [each for each in given if each not in RTX_CAPABILITIES]:
             raise ValueError(
                 f"TensorRT-RTX builds nothing for compute capability {', '.join(unknown)}, only for {known}; engines "
-                "for Jetson (8.7) are built on the device"
+                "for Jetson (8.7) are built on the device: --target jetson"
             )
-        if self.scan not in (None, *RTX_SCANS):
-            raise ValueError(
-                f"the scan is {' or '.join(each.value for each in RTX_SCANS)} in engines, not {self.scan.value!r}"
-            )
-        if self.masks_at_once:
-            raise ValueError(f"target 'rtx' makes all masks at once: expected mask_rows 0, got {self.masks_at_once}")
         return self

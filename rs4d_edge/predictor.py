@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -56,14 +56,17 @@ class Predictor:
         threads: int | None = None,
         score_threshold: float | None = None,
         self_test: bool = False,
+        build: Literal["never", "if-needed"] = "never",
     ) -> None:
         """Open `source`: the path of a bundle's folder, or a reference model.
 
         `runtime` replaces the bundle's own (`onnxruntime`, `openvino`, ...), if that one can read its model; `threads`
         None leaves the number to the engine; `score_threshold` raises the model's own, which is already applied inside
         its graph. With `self_test` a bundle's golden frames are run first, and `ParityError` is raised unless they
-        give what the reference gave, by the limits of the export. Raises `BundleError`, `RuntimeUnavailable` or
-        `InputError`.
+        give what the reference gave, by the limits of the export. With `build="if-needed"` a bundle for TensorRT that
+        holds no engine for this machine gets one first, which takes minutes on a small device and is told to the log
+        `rs4d_edge.build`; else that is an error, which says how to build it. Raises `BundleError`, `RuntimeUnavailable`
+        or `InputError`.
         """
         self.manifest: Manifest | None = None
         bundle: Bundle | None
@@ -73,12 +76,16 @@ class Predictor:
             self.manifest = bundle.manifest
             contract = bundle.manifest.contract
             threshold = _threshold(score_threshold, contract)
-            from rs4d_edge.runtimes.table import open_runtime
+            from rs4d_edge.runtimes.table import build_if_needed, open_runtime
 
             name = runtime if runtime is not None else bundle.manifest.runtime
+            if _builds(build):
+                build_if_needed(name, bundle)
             opened = open_runtime(name, bundle.model_path, threads=threads, precision=bundle.manifest.precision)
         else:
             bundle = None
+            if _builds(build):
+                raise InputError("build='if-needed' is for bundles; a reference model has no engine")
             contract = _contract_of(source)
             threshold = _threshold(score_threshold, contract)
             opened = _reference_runtime(source, runtime, threads)
@@ -230,6 +237,12 @@ def _frame_detections(
         classes=contract.classes,
         size_hw=geometry.frame_hw,
     )
+
+
+def _builds(build: str) -> bool:
+    if build not in ("never", "if-needed"):
+        raise InputError(f"build {build!r} must be 'never' or 'if-needed'")
+    return build == "if-needed"
 
 
 def _threshold(asked: float | None, contract: ModelContract) -> float:

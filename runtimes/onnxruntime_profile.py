@@ -27,7 +27,7 @@ def open_profiled(model_path: Path, *, threads: int | None, precision: str) -> P
     """Load the model as `onnxruntime_runtime.open_model` does, with the profile switched on."""
     check_file(model_path)
     check_precision(precision)
-    return ProfiledOnnxRuntime(model_path, threads=threads)
+    return ProfiledOnnxRuntime(model_path, threads=threads, precision=precision)
 
 
 class ProfiledOnnxRuntime(OnnxRuntime):
@@ -36,10 +36,11 @@ class ProfiledOnnxRuntime(OnnxRuntime):
     Timing costs about 5 us a node: little for a network of few hundred nodes, much for scans through the plain body.
     """
 
-    def __init__(self, model_path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, model_path: Path, *, threads: int | None = None, precision: str = "fp32") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="rs4d-profile-")
         try:
-            super().__init__(model_path, threads=threads, profile_prefix=Path(self._folder.name, "run"))
+            prefix = Path(self._folder.name, "run")
+            super().__init__(model_path, threads=threads, profile_prefix=prefix, precision=precision)
         except Exception:
             self._folder.cleanup()
             raise

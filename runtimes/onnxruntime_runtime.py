@@ -25,7 +25,10 @@ from rs4d_edge.runtimes.onnxruntime_scan import add_scan_kernel, has_own_nodes
 # stays switched on in the caller's thread.
 _SETTINGS = {"session.intra_op.allow_spinning": "0", "session.dynamic_block_base": "16"}
 
-PRECISIONS = ("fp32", "fp16", "int8")  # what is int8 or fp16 stands in the file
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")  # what is int8 or fp16 stands in the file
+# It rounds biases of int8 layers to the product of two scales, computed in the scales' type: in fp16 that is next to
+# nothing, and the results are wrong without a word (seen in 1.32).
+_WRONG_IN_HALF = ("WeightBiasQuantization",)
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(double)": np.dtype(np.float64),
@@ -37,10 +40,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 
 def open_model(model_path: Path, *, threads: int | None, precision: str) -> OnnxRuntime:
-    """Load an ONNX file. `precision` must be fp32, fp16 or int8: the CPU provider has no bf16 convolutions."""
+    """Load an ONNX file. `precision` must be one of `PRECISIONS`: the CPU provider has no bf16 convolutions."""
     check_file(model_path)
     check_precision(precision)
-    return OnnxRuntime(model_path, threads=threads)
+    return OnnxRuntime(model_path, threads=threads, precision=precision)
 
 
 def check_precision(precision: str) -> None:
@@ -56,7 +59,8 @@ class OnnxRuntime:
     """An ONNX file in one session of its own. Follows `rs4d_edge.runtimes.contract.Runtime`.
 
     `native_scan` False leaves our kernels out, so that the scans run as on a stock ONNX Runtime. With `profile_prefix`
-    the time of every node is written to a file whose path begins so (see `InferenceSession.end_profiling`).
+    the time of every node is written to a file whose path begins so (see `InferenceSession.end_profiling`). `precision`
+    is that of the export.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class OnnxRuntime:
         threads: int | None = None,
         native_scan: bool = True,
         profile_prefix: Path | None = None,
+        precision: str = "fp32",
     ) -> None:
         options = onnxruntime.SessionOptions()
         if profile_prefix is not None:
@@ -78,7 +83,12 @@ class OnnxRuntime:
             for name, value in _SETTINGS.items():
                 options.add_session_config_entry(name, value)
         try:
-            session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                model_path,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=_WRONG_IN_HALF if precision == "int8-fp16" else (),
+            )
         except Exception as error:  # its errors have no public base class
             raise RuntimeFailure(f"onnxruntime cannot load {model_path}: {error}") from error
         self._session: onnxruntime.InferenceSession | None = session

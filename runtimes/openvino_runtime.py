@@ -19,7 +19,14 @@ from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_fi
 # What is int8 stands in the model itself; the hint is for all the rest of it. fp16 is computed in fp32: told f16,
 # OpenVINO 2026.4 computes in bf16 without a word on x86 that has bf16 and not fp16, and would take the islands of fp32
 # along wherever it has fp16.
-PRECISION_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
+PRECISION_HINTS = {
+    "fp32": "f32",
+    "fp16": "f32",
+    "bf16": "bf16",
+    "int8": "f32",
+    "int8-bf16": "bf16",
+    "int8-fp16": "f32",
+}
 _SCAN_TAG = re.compile(rb'type="(SelectiveScan|MixerCore)"')  # how an IR file spells the native nodes
 
 

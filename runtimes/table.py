@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from rs4d_edge.bundle import Bundle
 from rs4d_edge.errors import InputError, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import Runtime, RuntimeModule, check_threads
 
@@ -21,19 +23,36 @@ RUNTIMES = {
     "onnxruntime": _Entry("rs4d_edge.runtimes.onnxruntime_runtime", "onnxruntime", "onnx"),
     "openvino": _Entry("rs4d_edge.runtimes.openvino_runtime", "openvino", "openvino"),
     # The engine's own library is the one that built it, which only the bundle knows.
-    "tensorrt": _Entry("rs4d_edge.runtimes.tensorrt_runtime", "cuda.bindings", "tensorrt-rtx"),
+    "tensorrt": _Entry(
+        "rs4d_edge.runtimes.tensorrt_runtime",
+        "cuda.bindings",
+        "jetson" if platform.machine() == "aarch64" else "tensorrt-rtx",
+    ),
 }
 
 
 def open_runtime(name: str, model_path: str | Path, *, threads: int | None = None, precision: str = "fp32") -> Runtime:
     """Load the model file at `model_path` into the runtime `name`.
 
-    `precision` is that of the export (`fp32`, `bf16`, `fp16`, `int8`, `int8-bf16`). Raises InputError for an unknown
-    name or option, RuntimeUnavailable if the engine is not installed, does not import, or cannot run in that precision
-    here. There is no fallback to another runtime or precision.
+    `precision` is that of the export (`fp32`, `bf16`, `fp16`, `int8`, `int8-bf16`, `int8-fp16`). Raises InputError for
+    an unknown name or option, RuntimeUnavailable if the engine is not installed, does not import, or cannot run in that
+    precision here. There is no fallback to another runtime or precision.
     """
     check_threads(threads)
     return runtime_module(name).open_model(Path(model_path), threads=threads, precision=precision)
+
+
+def build_if_needed(name: str, bundle: Bundle) -> None:
+    """Have an engine for this machine in `bundle` before the runtime `name` opens it; progress goes to the log.
+
+    Raises InputError for a runtime that has no engines, else what `tensorrt_device_build.build_on_device` raises.
+    """
+    if name != "tensorrt":
+        raise InputError(f"build='if-needed' is for the runtime 'tensorrt', which runs engines; {name!r} builds none")
+    from rs4d_edge.runtimes.tensorrt_device_build import build_on_device
+    from rs4d_edge.runtimes.tensorrt_progress import LoggedProgress
+
+    build_on_device(bundle, if_needed=True, tell=LoggedProgress())
 
 
 def runtime_module(name: str) -> RuntimeModule:

@@ -21,6 +21,7 @@ class Gpu(NamedTuple):
     name: str
     compute_capability: str
     driver_cuda: str
+    integrated: bool = False  # its memory is the machine's, as on a Jetson
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.compute_capability}, driver for CUDA {self.driver_cuda})"
@@ -46,10 +47,13 @@ class Cuda:
             raise _no_gpu(str(error), "") from error
         if code != _SUCCESS or not count:
             raise _no_gpu(self._text(code) if code != _SUCCESS else "no device", self._driver_cuda())
-        self._call("cudaSetDevice", 0)
         properties = self._call("cudaGetDeviceProperties", 0)
         name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
-        return Gpu(name, f"{properties.major}.{properties.minor}", self._driver_cuda())
+        return Gpu(name, f"{properties.major}.{properties.minor}", self._driver_cuda(), bool(properties.integrated))
+
+    def select(self) -> None:
+        """Use it on this thread; CUDA takes some memory for that."""
+        self._call("cudaSetDevice", 0)
 
     def free_bytes(self) -> int:
         """Memory of the GPU that nobody uses."""
@@ -143,6 +147,18 @@ class Cuda:
     def _text(self, code: Any) -> str:
         _, text = self._api.cudaGetErrorString(code)
         return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def cuda_of_this_machine() -> Cuda:
+    """Raises RuntimeUnavailable without cuda-python."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            f"CUDA is called through the package cuda-python, which cannot be imported ({error}); on a Jetson run: "
+            'pip install "rs4d-edge[jetson]", on a PC: pip install "rs4d-edge[tensorrt-rtx]"'
+        ) from error
+    return Cuda(runtime)
 
 
 def _no_gpu(reason: str, driver_cuda: str) -> RuntimeUnavailable:

@@ -12,13 +12,13 @@ from rs4d_edge.errors import BundleError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import TensorSpec
 from rs4d_edge.runtimes.tensorrt_cuda import ON_THE_CPU, Cuda
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord, EngineTensor
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAME, PLUGIN_NAMESPACE, register_scan_plugin
+from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_scan_plugins
 
 _LIBRARIES = {  # how each comes to a device
     "tensorrt_rtx": 'run: pip install "tensorrt-rtx=={version}"',
     "tensorrt": "on a Jetson it comes with JetPack; elsewhere run: pip install tensorrt=={version}",
 }
-_PLUGINS = {f"{PLUGIN_NAMESPACE}::{PLUGIN_NAME}": register_scan_plugin}
+_PLUGINS = tuple(f"{PLUGIN_NAMESPACE}::{name}" for name in PLUGIN_NAMES)
 
 
 def import_library(record: EngineRecord) -> Any:
@@ -52,10 +52,11 @@ class EngineLog:
 
 def register_plugins(trt: Any, record: EngineRecord) -> None:
     """Make known what the engine needs. Raises BundleError for a plugin that is not ours."""
-    for name in record.plugins:
-        if name not in _PLUGINS:
-            raise BundleError(f"{record.engine} needs the plugin {name!r}, this rs4d-edge has {', '.join(_PLUGINS)}")
-        _PLUGINS[name](trt)
+    unknown = [name for name in record.plugins if name not in _PLUGINS]
+    if unknown:
+        raise BundleError(f"{record.engine} needs the plugin {unknown[0]!r}, this rs4d-edge has {', '.join(_PLUGINS)}")
+    if record.plugins:
+        register_scan_plugins(trt)
 
 
 def open_context(trt: Any, content: bytes, record: EngineRecord, log: EngineLog, cuda: Cuda) -> Any:

@@ -1,9 +1,9 @@
 """TensorRT or TensorRT-RTX, whichever built the engine for this machine's GPU. Not run on hardware yet.
 
-The bundle's ONNX file lies beside its engines and is what the runtime is given; the engine is found by the record of
-the GPU's compute capability. A frame is copied into page-locked memory, and from there to the GPU, through the engine
-and back on one stream, which is recorded once as a CUDA graph and replayed. Each tensor's memory is allocated when the
-model is opened, none while it runs, but for the arrays that the caller gets.
+The bundle's ONNX file lies beside its engines and is what the runtime is given; the engine is found by the records of
+those that came with the bundle or were built on this device. A frame is copied into page-locked memory, and from there
+to the GPU, through the engine and back on one stream, which is recorded once as a CUDA graph and replayed. Each
+tensor's memory is allocated when the model is opened, none while it runs, but for the arrays that the caller gets.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from rs4d_edge.runtimes.contract import Array, TensorSpec, check_feeds, check_fi
 from rs4d_edge.runtimes.tensorrt_cuda import Cuda
 from rs4d_edge.runtimes.tensorrt_engine import (
     EngineLog,
-    import_library,
     open_context,
     register_plugins,
     tensor_specs,
 )
-from rs4d_edge.runtimes.tensorrt_identity import check_identity, engine_records, read_engine, record_for
+from rs4d_edge.runtimes.tensorrt_identity import find_engine, read_engine
 from rs4d_edge.runtimes.tensorrt_memory import allocate
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
 
-PRECISIONS = ("fp32", "fp16", "int8")  # which it is stands in the engine
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")  # which it is stands in the engine
 
 
 def open_model(model_path: Path, *, threads: int | None, precision: str) -> TensorRtRuntime:
@@ -48,12 +47,10 @@ def open_model(model_path: Path, *, threads: int | None, precision: str) -> Tens
             f"engines run in {', '.join(PRECISIONS)}, not in {precision!r}; export with --precision fp16 or int8"
         )
     cuda = Cuda(cuda_runtime)
-    records = engine_records(model_path)
-    gpu = cuda.gpu()
-    record = record_for(records, gpu)
-    trt = import_library(record)
-    check_identity(record, trt, gpu)
-    return TensorRtRuntime(read_engine(model_path.parent, record), record, trt, cuda)
+    found = find_engine(model_path, cuda.gpu())
+    content = read_engine(found.folder, found.record)
+    cuda.select()
+    return TensorRtRuntime(content, found.record, found.trt, cuda)
 
 
 class TensorRtRuntime:

@@ -23,11 +23,12 @@ from rs4d_edge.export.graph import translate
 from rs4d_edge.export.pipeline import ExportResult, export_bundle
 from rs4d_edge.export.quantized_model import QuantizationPlan
 from rs4d_edge.export.recipes import RTX_CAPABILITIES, Precision, Recipe, ScanForm, Target
-from rs4d_edge.export.tensorrt_engines import build_engine
+from rs4d_edge.export.tensorrt_engines import build_ahead
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
+from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
 from tests.export.conftest import SIZE_HW
 
 CAPABILITIES = ("8.6", "8.9")
@@ -76,21 +77,12 @@ def export(
     return run
 
 
-# Each head in each precision, each precision with each scan; `make test-all` builds the other half too, and one test
-# below builds bbox in fp32 with the plugin.
-_AT_ONCE = {
-    (HeadType.BBOX, Precision.FP16, ScanForm.PLAIN),
-    (HeadType.BBOX, Precision.INT8, ScanForm.PLUGIN),
-    (HeadType.PROMPT, Precision.FP32, ScanForm.PLAIN),
-    (HeadType.PROMPT, Precision.FP16, ScanForm.PLUGIN),
-    (HeadType.PROMPT, Precision.INT8, ScanForm.PLAIN),
-}
-
-
+# Those of devices, fp16 and int8, are built by `make test`; fp32 by `make test-all`, and bbox with plugins by one test
+# below.
 @pytest.mark.parametrize(
     ("head", "precision", "scan"),
     [
-        pytest.param(*each, marks=() if each in _AT_ONCE else pytest.mark.slow)
+        pytest.param(*each, marks=pytest.mark.slow if each[1] is Precision.FP32 else ())
         for each in itertools.product(
             HeadType, (Precision.FP32, Precision.FP16, Precision.INT8), (ScanForm.PLAIN, ScanForm.PLUGIN)
         )
@@ -104,7 +96,10 @@ def test_an_engine_is_built_for_every_head_precision_and_scan(
     assert result.scan is scan and [engine.compute_capability for engine in result.engines] == ["8.6"]
     graph = onnx.load(tmp_path / "bundle" / "model.onnx").graph
     operators = [node.op_type for node in graph.node]
-    assert ("SelectiveScan" in operators) == (scan is ScanForm.PLUGIN)
+    own = [node for node in graph.node if node.domain]
+    assert [node.op_type for node in own] == [*PLUGIN_NAMES] * 2 * (scan is ScanForm.PLUGIN)
+    if own and precision is Precision.FP16:  # also between the plugins, and not only around them
+        assert all(node.input[0].endswith("/fp16") and node.output[0].endswith("/fp16") for node in own)
     assert ("QuantizeLinear" in operators) == (precision is Precision.INT8)
     assert not {"NonMaxSuppression", "RoiAlign"} & set(operators)
     zeros = [held for held in graph.initializer if held.name.endswith("/zero")]
@@ -122,12 +117,12 @@ def test_the_bundle_says_what_was_built_and_what_was_compared(
     export(HeadType.BBOX, Precision.FP32, ScanForm.PLUGIN, CAPABILITIES)
     bundle = open_bundle(tmp_path / "bundle")
     manifest = bundle.manifest
-    assert (manifest.target, manifest.runtime, manifest.model) == ("rtx", "onnxruntime", "model.onnx")
+    assert (manifest.target, manifest.runtime, manifest.model) == ("rtx", "tensorrt", "model.onnx")
     assert (manifest.options["engines"], manifest.options["scan"]) == ("8.6, 8.9", "plugin")
     assert "in onnxruntime, the scan by its nodes' bodies" in str(manifest.options["compared"])
     assert manifest.tools["tensorrt_rtx"] == trt.__version__
     assert manifest.parity.detections.matched == manifest.parity.detections.reference > 20
-    assert {file.path for file in manifest.files if not file.path.startswith("golden/")} == {
+    assert {file.path for file in manifest.files if not file.path.startswith(("golden/", "plugin/"))} == {
         "model.onnx",
         *(f"model-sm{number}.{kind}" for number in ("86", "89") for kind in ("engine", "json")),
     }
@@ -140,14 +135,14 @@ def test_the_bundle_says_what_was_built_and_what_was_compared(
             "model.onnx",
             capability,
         )
-        assert record.plugins == ("rs4d::SelectiveScan",)
+        assert record.plugins == tuple(f"rs4d::{name}" for name in PLUGIN_NAMES)
         assert record.size_bytes == stem.with_suffix(".engine").stat().st_size
         assert (record.weights_bytes or 0) > 0 and (record.activations_bytes or 0) > 0
         contract = manifest.contract
         assert {each.name: each.shape for each in record.inputs} == contract.input_shapes
         assert {each.name: each.shape for each in record.outputs} == contract.output_shapes
         assert [each.dtype for each in record.inputs] == ["uint8", "int64"]
-    with Predictor(bundle.path, threads=1) as predictor:  # the scan nodes bring a body along
+    with Predictor(bundle.path, runtime="onnxruntime", threads=1) as predictor:  # the scan nodes bring a body along
         assert len(predictor.run(scene_frames(1, SIZE_HW)[0]).scores)
 
 
@@ -179,11 +174,11 @@ def test_failed_builds_leave_nothing_and_say_why(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     path = _write_nms(tmp_path / "nms.onnx")
     with pytest.raises(ExportError, match=r"cannot build for compute capability 8\.6: .*my/nms"):
-        build_engine(path, ScanForm.PLAIN, "8.6", tmp_path)
+        build_ahead(path, "8.6", tmp_path)
     with pytest.raises(ExportError, match=r"has no compute capability 8\.7, only .*8\.6"):
-        build_engine(path, ScanForm.PLAIN, "8.7", tmp_path)
+        build_ahead(path, "8.7", tmp_path)
     with pytest.raises(ExportError, match=r"(?s)ended with status 1: .*absent"):
-        build_engine(tmp_path / "absent.onnx", ScanForm.PLAIN, "8.6", tmp_path)
+        build_ahead(tmp_path / "absent.onnx", "8.6", tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -200,8 +195,10 @@ def test_without_the_library_nothing_is_begun(detector: RS4D, tmp_path: Path, mo
         (Target.RTX, {}, "give --compute-capability"),
         (Target.RTX, {"compute_capabilities": ("8.7",)}, r"nothing for compute capability 8\.7.*on the device"),
         (Target.RTX, {"compute_capabilities": ("8.6",), "scan": ScanForm.NATIVE}, "plain or plugin in engines, not"),
-        (Target.ONNX, {"compute_capabilities": ("8.6",)}, "for --target rtx, not 'onnx'"),
-        (Target.CPU, {"scan": ScanForm.PLAIN}, "for --target rtx, not 'cpu'"),
+        (Target.JETSON, {"compute_capabilities": ("8.7",)}, "run rs4d-export build BUNDLE on the device"),
+        (Target.JETSON, {"scan": ScanForm.FUNCTION}, "plain or plugin in engines, not 'function'"),
+        (Target.ONNX, {"compute_capabilities": ("8.6",)}, "for rtx and jetson, not 'onnx'"),
+        (Target.CPU, {"scan": ScanForm.PLAIN}, "for rtx and jetson, not 'cpu'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(target: Target, options: dict[str, Any], words: str) -> None:

@@ -36,6 +36,7 @@ class CudaStandIn:
 
     def __init__(self, capability: tuple[int, int] = (8, 6), driver: int = 13000) -> None:
         self.capability, self.driver = capability, driver
+        self.name, self.integrated = b"Stand-in GPU", 0
         self.calls: list[str] = []
         self.fail: dict[str, Error] = {}
         self.live: dict[tuple[str, int], Any] = {}
@@ -87,7 +88,7 @@ class CudaStandIn:
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Error, Any]:
         major, minor = self.capability
-        return Error.SUCCESS, SimpleNamespace(name=b"Stand-in GPU", major=major, minor=minor)
+        return Error.SUCCESS, SimpleNamespace(name=self.name, major=major, minor=minor, integrated=self.integrated)
 
     def cudaDriverGetVersion(self) -> tuple[Error, int]:
         return Error.SUCCESS, self.driver

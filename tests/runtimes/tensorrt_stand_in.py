@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -14,7 +15,7 @@ import pytest
 
 from rs4d_edge.contract import INPUT_NAMES, OUTPUT_NAMES
 from rs4d_edge.runtimes.table import RUNTIMES, open_runtime
-from rs4d_edge.runtimes.tensorrt_identity import platform_name
+from rs4d_edge.runtimes.tensorrt_host import platform_name
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord, EngineTensor
 from tests.runtimes.cuda_stand_in import CudaStandIn
 from tests.runtimes.tiny_models import CONTRACT, Scans, Sums
@@ -34,6 +35,8 @@ def write_engine(folder: Path, model: str = "sums", capability: str = "8.6", **c
     content = f"engine {model}".encode()
     graph = folder / f"{model}.onnx"
     graph.touch()
+    folder = folder / changes.pop("within", ".")
+    folder.mkdir(parents=True, exist_ok=True)
     stem = f"{model}-sm{capability.replace('.', '')}"
     (folder / f"{stem}.engine").write_bytes(content)
     fields: dict[str, Any] = {
@@ -46,6 +49,8 @@ def write_engine(folder: Path, model: str = "sums", capability: str = "8.6", **c
         "inputs": tensors(CONTRACT.input_shapes),
         "outputs": tensors(CONTRACT.output_shapes),
         "size_bytes": len(content),
+        "engine_sha256": hashlib.sha256(content).hexdigest(),
+        "model_sha256": hashlib.sha256(b"").hexdigest(),
         "activations_bytes": 2_000_000,
     }
     (folder / f"{stem}.json").write_text(EngineRecord(**(fields | changes)).model_dump_json())

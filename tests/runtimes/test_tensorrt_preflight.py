@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.runtimes.tensorrt_stand_in import Machine, tensors, write_engine
 from tests.runtimes.tiny_models import CONTRACT
 from tests.stand_ins import contract, golden_frame, parity, small_bundle, square_detections
 
-REBUILD = r"rs4d-export MODEL --target rtx --compute-capability 8\.6 --out BUNDLE"
+REBUILD = r"run: rs4d-export build \S+"
 ON_THE_CPU = r'Predictor\(bundle, runtime="onnxruntime"\)'
 
 
@@ -34,15 +35,17 @@ def refused(machine: Machine, path: Path, kind: type[RS4DError], message: str) -
 @pytest.mark.parametrize(
     ("recorded", "described"),
     [
-        ({"version": "1.6.0.10"}, r"built for tensorrt_rtx 1\.6\.0\.10, .* this is tensorrt_rtx 1\.7\.1\.116"),
-        ({"platform": "linux-none"}, r"built for .* linux-none; this is tensorrt_rtx 1\.7\.1\.116"),
+        ({"version": "1.6.0.10"}, r"built on tensorrt_rtx 1\.6\.0\.10, .* this is tensorrt_rtx 1\.7\.1\.116"),
+        ({"platform": "linux-none"}, r"built on .* linux-none; this is tensorrt_rtx 1\.7\.1\.116"),
+        ({"gpu": "Orin"}, r"built on .* Orin, compute capability 8\.6, .*; this is .*, Stand-in GPU, compute"),
+        ({"model_sha256": "0" * 64}, r"built from another sums\.onnx, with SHA-256 0{64}; this one has e3b0c442"),
     ],
 )
 def test_an_engine_of_another_library_or_platform(
     machine: Machine, tmp_path: Path, recorded: dict[str, str], described: str
 ) -> None:
     path = write_engine(tmp_path, **recorded)
-    refused(machine, path, BundleError, rf"sums-sm86\.engine was {described}.*Stand-in GPU.*{REBUILD}.*{ON_THE_CPU}")
+    refused(machine, path, BundleError, rf"sums-sm86\.engine was {described}.*{REBUILD}.*{ON_THE_CPU}")
 
 
 def test_no_engine_for_this_gpu(machine: Machine, tmp_path: Path) -> None:
@@ -61,7 +64,7 @@ def test_the_engine_of_this_gpu_is_the_one_that_is_opened(machine: Machine, tmp_
 def test_a_bundle_without_engines(machine: Machine, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.touch()
-    refused(machine, path, BundleError, rf"holds no TensorRT engine.*--target rtx.*{ON_THE_CPU}")
+    refused(machine, path, BundleError, rf"holds no TensorRT engine: .*{REBUILD}.*{ON_THE_CPU}")
 
 
 @pytest.mark.parametrize(
@@ -70,12 +73,13 @@ def test_a_bundle_without_engines(machine: Machine, tmp_path: Path) -> None:
         (lambda engine: engine.write_bytes(engine.read_bytes()[:-1]), r"sums-sm86\.engine has 10 bytes, .* says 11"),
         (lambda engine: engine.unlink(), r"sums-sm86\.engine cannot be read"),
         (lambda engine: engine.with_suffix(".json").write_text("{"), r"sums-sm86\.json is not the record of an engine"),
+        (lambda engine: engine.write_bytes(b"engine some"), r"sums-sm86\.engine was changed: its SHA-256 is"),
     ],
 )
 def test_damaged_files(machine: Machine, tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
     path = write_engine(tmp_path)
     spoil(tmp_path / "sums-sm86.engine")
-    refused(machine, path, BundleError, f"{message}.*copy or export the bundle again")
+    refused(machine, path, BundleError, f"{message}.*export the bundle again")
 
 
 def test_a_record_that_leads_out_of_the_bundle(machine: Machine, tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_a_listed_record_of_an_unlisted_engine(machine: Machine, tmp_path: Path)
         draft.seal(
             name="small",
             target="rtx",
-            runtime="onnxruntime",
+            runtime="tensorrt",
             precision="fp32",
             contract=contract(),
             model="sums.onnx",
@@ -155,7 +159,7 @@ def test_a_record_cannot_name_any_module(machine: Machine, tmp_path: Path) -> No
 
 
 def test_tensorrt_refuses_the_engine(machine: Machine, tmp_path: Path) -> None:
-    path = write_engine(tmp_path, size_bytes=3)
+    path = write_engine(tmp_path, size_bytes=3, engine_sha256=hashlib.sha256(b"???").hexdigest())
     (tmp_path / "sums-sm86.engine").write_bytes(b"???")
     with pytest.raises(RuntimeFailure, match=r"does not load sums-sm86\.engine: magic tag does not match"):
         machine.open(path)
@@ -181,14 +185,13 @@ def test_plugins_are_registered_before_the_engine_is_loaded(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, int]] = []
-    name = "rs4d::SelectiveScan"
-    monkeypatch.setitem(tensorrt_engine._PLUGINS, name, lambda trt: seen.append((trt, machine.trt.deserialized)))
-    machine.open(write_engine(tmp_path, plugins=(name,))).close()
+    monkeypatch.setattr(
+        tensorrt_engine, "register_scan_plugins", lambda trt: seen.append((trt, machine.trt.deserialized))
+    )
+    machine.open(write_engine(tmp_path, plugins=("rs4d::MixerScan", "rs4d::MixerGate"))).close()
     assert seen == [(machine.trt, 0)]
     machine.trt.deserialized = 0
-    refused(
-        machine, write_engine(tmp_path, plugins=("other::Scan",)), BundleError, r"'other::Scan'.*rs4d::SelectiveScan"
-    )
+    refused(machine, write_engine(tmp_path, plugins=("other::Scan",)), BundleError, r"'other::Scan'.*rs4d::MixerScan")
 
 
 def test_precisions_without_engines_and_missing_files(machine: Machine, tmp_path: Path) -> None:
@@ -206,18 +209,18 @@ def test_a_bundle_opens_by_the_name_of_the_runtime_once_its_files_are_checked(ma
         draft.seal(
             name="sums",
             target="rtx",
-            runtime="onnxruntime",
+            runtime="tensorrt",
             precision="fp32",
             contract=CONTRACT,
             model=model,
             weights=WeightsRecord(name="none", sha256="0" * 64),
             parity=parity(),
         )
-    with Predictor(bundle, runtime="tensorrt"):
+    with Predictor(bundle):
         assert machine.trt.deserialized == 1
     assert machine.cuda.live == {}
     machine.cuda.calls.clear()
     (bundle / "sums-sm86.engine").write_bytes(b"engine scan")
     with pytest.raises(BundleError, match=r"sums-sm86\.engine was changed"):
-        Predictor(bundle, runtime="tensorrt")
+        Predictor(bundle)
     assert machine.cuda.calls == []

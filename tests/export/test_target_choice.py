@@ -1,0 +1,32 @@
+"""What `--target` may name, and what is taken where nothing else is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from rs4d_edge.devices import PRESETS
+from rs4d_edge.errors import InputError
+from rs4d_edge.export.recipes import Precision, Target
+from rs4d_edge.export.target_choice import choose_target
+
+
+@pytest.mark.parametrize("target", Target)
+def test_a_target_takes_the_model_s_own_size(target: Target) -> None:
+    choice = choose_target(target.value)
+    assert (choice.target, choice.device, choice.image_size_hw((96, 64))) == (target, None, (96, 64))
+    assert choice.precision is (Precision.FP16 if target is Target.JETSON else Precision.FP32)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_device_is_a_jetson_with_choices_of_its_own(name: str) -> None:
+    choice = choose_target(name)
+    assert choice.target is Target.JETSON and choice.device is PRESETS[name]
+    assert choice.precision.value == PRESETS[name].precision
+    assert choice.image_size_hw((1024, 1024)) == (PRESETS[name].image_size_hw or (1024, 1024))
+
+
+def test_other_names() -> None:
+    with pytest.raises(InputError, match=r"no target 'jetson-orin'; did you mean 'jetson\S*'\? Known are: onnx, cpu"):
+        choose_target("jetson-orin")
+    with pytest.raises(InputError, match=r"no target 'gpuvendor'\. Known are"):
+        choose_target("gpuvendor")
