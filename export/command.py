@@ -148,7 +148,7 @@ def export(
         inspect=show_features if bisect else lambda comparison: None,
     )
     steps.finish()
-    show_result(result)
+    show_result(result, choice.target)
     if sensitivity is not None:
         console.print(f"sensitivity: {sensitivity}", markup=False, soft_wrap=True)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from rs4d_edge.export.parity import Comparison
 from rs4d_edge.export.pipeline import ExportResult
-from rs4d_edge.export.recipes import ScanForm
+from rs4d_edge.export.recipes import ScanForm, Target
 from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 
 console = Console()
@@ -28,8 +28,8 @@ def show_features(comparison: Comparison) -> None:
     console.print(f"first to depart: [red]{first}[/red]" if first else "no result departs from the reference")
 
 
-def show_result(result: ExportResult) -> None:
-    """Print where the bundle is and what was proven about it."""
+def show_result(result: ExportResult, target: Target) -> None:
+    """Print where the bundle is, what was proven about it, and what is left to do."""
     record = result.comparison.record()
     found, worst = record.detections, max(record.tensors, key=lambda each: each.max_abs_diff / each.tolerance)
     relative = worst.max_abs_diff / worst.tolerance * result.comparison.limits.tensor
@@ -49,13 +49,15 @@ def show_result(result: ExportResult) -> None:
     for name, text in quantization_rows(result.quantization) + range_rows(result.ranges):
         table.add_row(name, text)
     console.print(table)
-    if result.scan is ScanForm.PLAIN and not result.engines:
+    if result.scan is ScanForm.PLAIN and target is Target.CPU:
         console.print(
             "The scan extension could not be built here: the scan is in plain operators, several times slower"
         )
     if not found.reference:
         console.print("[yellow]The reference found nothing on these frames; give your own with --frames[/yellow]")
     console.print(f"bundle: {result.path}", markup=False, soft_wrap=True)
+    if target is Target.JETSON:
+        console.print(f"on the device: rs4d-export build {result.path.name}", markup=False, soft_wrap=True)
 
 
 def quantization_rows(record: QuantizationRecord | None) -> list[tuple[str, str]]:

@@ -39,6 +39,7 @@ from rs4d_edge.manifest import (
 from rs4d_edge.quantization_record import QuantizationRecord, RangeRecord
 
 GOLDEN_FOLDER = "golden"
+ENGINES_FOLDER = "engines"  # what `rs4d-export build` adds on a device
 AGAIN = "copy or export the bundle again"
 
 
@@ -56,9 +57,16 @@ class Bundle:
 
     @property
     def unlisted(self) -> tuple[str, ...]:
-        """Files in the folder that the manifest does not list, sorted; they are never opened."""
+        """Files in the folder that the manifest does not list, sorted; they are never opened.
+
+        Engines that were built on a device are not among them: they have records of their own.
+        """
         listed = {MANIFEST_NAME, *(file.path for file in self.manifest.files)}
-        return tuple(path for path in _files_below(self.path) if path not in listed)
+        return tuple(
+            path
+            for path in _files_below(self.path)
+            if path not in listed and not path.startswith(f"{ENGINES_FOLDER}/")
+        )
 
     def golden(self) -> list[tuple[Frame, Detections]]:
         """The golden frames, uint8 (h, w, 3) in RGB order, each with the reference's detections on it."""

@@ -16,6 +16,7 @@ class _Entry(NamedTuple):
     module: str
     package: str  # the engine that the module imports
     extra: str  # the extra of rs4d-edge that installs it
+    else_: str = ""  # what a machine without it can do
 
 
 RUNTIMES = {
@@ -27,6 +28,7 @@ RUNTIMES = {
         "rs4d_edge.runtimes.tensorrt_runtime",
         "cuda.bindings",
         "jetson" if platform.machine() == "aarch64" else "tensorrt-rtx",
+        "; a machine without a GPU runs the same model with the runtime 'onnxruntime'",
     ),
 }
 
@@ -67,7 +69,7 @@ def runtime_module(name: str) -> RuntimeModule:
             raise RuntimeUnavailable(f"the runtime {name!r} does not import: {error}") from error
         raise RuntimeUnavailable(
             f"the runtime {name!r} needs the package {entry.package}, which is not installed; "
-            f'run: pip install "rs4d-edge[{entry.extra}]"'
+            f'run: pip install "rs4d-edge[{entry.extra}]"{entry.else_}'
         ) from error
     except ImportError as error:
         raise RuntimeUnavailable(

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rs4d_edge.bundle import Bundle
+from rs4d_edge.bundle import ENGINES_FOLDER, Bundle
 from rs4d_edge.errors import BundleError, InputError, RuntimeUnavailable
 from rs4d_edge.runtimes.tensorrt_build import Tell, build_engine, silent
 from rs4d_edge.runtimes.tensorrt_cuda import Cuda, Gpu, cuda_of_this_machine
@@ -96,7 +96,7 @@ def _there(bundle: Bundle, host: EngineHost, gpu: Gpu | None) -> BuiltEngine | N
         except (BundleError, RuntimeUnavailable):
             return None
         return BuiltEngine(found.folder, found.record, new=False)
-    folder = bundle.path / "engines" / engine_key(model_sha256(bundle.model_path), host)
+    folder = bundle.path / ENGINES_FOLDER / engine_key(model_sha256(bundle.model_path), host)
     try:
         record = read_record(folder / RECORD_NAME)
         check_engine(folder, record)

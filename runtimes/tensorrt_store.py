@@ -18,12 +18,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rs4d_edge.bundle import read_manifest, sha256_of
+from rs4d_edge.bundle import ENGINES_FOLDER, read_manifest, sha256_of
 from rs4d_edge.errors import BundleError, InputError
 from rs4d_edge.manifest import MANIFEST_NAME
 from rs4d_edge.runtimes.tensorrt_record import EngineHost, EngineRecord
 
-ENGINES_FOLDER = "engines"
 RECORD_NAME = "model.json"
 _PARTIAL = ".build-"  # of a build that goes on, or that was cut short
 _DIGEST_LENGTH = 16

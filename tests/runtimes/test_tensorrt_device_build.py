@@ -225,3 +225,9 @@ def test_for_another_gpu_than_the_one_here(bundle: Path) -> None:
     assert found.folder == built.folder
     with pytest.raises(BundleError, match=r"built for compute capability 8\.6; this is Orin"):
         find_engine(bundle / "model.onnx", ORIN)
+
+
+def test_engines_are_no_droppings_in_the_bundle(bundle: Path) -> None:
+    build(bundle)
+    (bundle / "notes.txt").touch()
+    assert open_bundle(bundle).unlisted == ("notes.txt",)

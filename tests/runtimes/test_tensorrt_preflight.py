@@ -195,7 +195,7 @@ def test_plugins_are_registered_before_the_engine_is_loaded(
 
 
 def test_precisions_without_engines_and_missing_files(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"fp32, fp16, int8, not in 'bf16'"):
+    with pytest.raises(InputError, match=r"fp32, fp16, int8, int8-fp16, not in 'bf16'"):
         machine.open(write_engine(tmp_path), precision="bf16")
     with pytest.raises(InputError, match="no model file"):
         machine.open(tmp_path / "missing.onnx")
