@@ -9,9 +9,10 @@ import numpy as np
 import onnx.numpy_helper
 from onnx import ModelProto, NodeProto
 
+from rs4d_edge.calibration.calibration_set import CalibrationSet
 from rs4d_edge.calibration.layers import HIGH_PRECISION
 from rs4d_edge.errors import ExportError
-from rs4d_edge.quantization_record import Fp32Island
+from rs4d_edge.quantization_record import Fp32Island, RangeRecord
 
 LARGEST_HALF = float(np.finfo(np.float16).max)  # 65504
 # Frames to come may be brighter and busier than those of the calibration: two of fp16's 30 powers of two are kept free.
@@ -20,8 +21,9 @@ LIMIT = LARGEST_HALF / MARGIN
 # Never in fp16, with the reason. The patterns fit the beginnings of node names.
 ALWAYS_FP32 = {
     # Its decays exp(A * delta) multiply over thousands of tokens, so that their rounding grows with the length, and
-    # in plain operators the products pass the range of fp16.
-    "scan and mixer core": HIGH_PRECISION["scan and mixer core"],
+    # in plain operators the products pass the range of fp16. Where a core is split into kernels (`MixerCore/`), these
+    # keep states and decays in fp32 themselves, and for the tensors in between it matters what was measured on them.
+    "scan and mixer core": rf"(?!backbone\.layers\.\d+/MixerCore/)(?:{HIGH_PRECISION['scan and mixer core']})",
     # What belongs to no layer. Grey values become the model's input by a difference of nearly equal numbers. Box
     # corners in pixels have steps of 1/2 from 512 on, areas of boxes pass 65504, and scores that round to the same
     # number change the order in which boxes suppress each other. RoIAlign wants maps and boxes in one type. Masks are
@@ -60,6 +62,28 @@ def overflowing(model: ModelProto, ranges: Mapping[str, float], limit: float = L
             )
         found.append(Fp32Island(node=node.name, tensor=tensor, largest=largest))
     return found
+
+
+def range_record(
+    model: ModelProto, ranges: Mapping[str, float], limit: float, frames: CalibrationSet, pixels: str
+) -> RangeRecord:
+    """The islands that `overflowing` finds, and the ranges of what is not in them, measured on `frames`."""
+    islands = overflowing(model, ranges, limit)
+    out = always_fp32(model) | {island.node for island in islands}
+    rounded = {
+        name: float(np.format_float_scientific(ranges[name], precision=4))
+        for node in model.graph.node
+        for name in node.output
+        if name in ranges and node.name not in out
+    }
+    return RangeRecord(
+        pixels=pixels,
+        source=frames.source,
+        frames=len(frames),
+        limit=limit,
+        largest=rounded,
+        islands=tuple(islands),
+    )
 
 
 def _worst(

@@ -20,16 +20,14 @@ import onnx.helper
 import onnx.numpy_helper
 from onnx import ModelProto, NodeProto, TensorProto
 
+from rs4d_edge.calibration.int8_scales import SMALLEST, STEPS, Floats, tensor_grid, weight_scale
 from rs4d_edge.calibration.layer_tensors import PRODUCTS, activated, readers_of
 from rs4d_edge.calibration.layers import names_read
 from rs4d_edge.calibration.settings import QuantizationSettings
 from rs4d_edge.calibration.tensor_statistics import TensorStatistics
 from rs4d_edge.errors import ExportError
 
-Floats = npt.NDArray[np.float32]
-_STEPS = 127  # on each side of zero; -128 is left out, as TensorRT does
 _MIGRATION = 0.5  # of SmoothQuant: the part of a channel's size that goes into the weights (in log scale)
-_SMALLEST = 1e-8  # of a largest value, so that dead tensors and channels get a scale, too
 
 
 def insert_qdq(
@@ -116,7 +114,7 @@ class _Rewriter:
         if self._settings.smooth_projections and node.op_type == "MatMul":
             scale = _smoothing(statistics.channel_largest, np.abs(weight).max(axis=1 - inputs_axis))
             # Of the largest values of single frames only the whole tensor's is known; a channel's is taken as far down.
-            spread = statistics.largest / max(float(statistics.channel_largest.max()), _SMALLEST)
+            spread = statistics.largest / max(float(statistics.channel_largest.max()), SMALLEST)
             largest, mean = float((statistics.channel_largest / scale).max()) * spread, mean / scale
             weight = weight * (scale if inputs_axis else scale[:, None])
             smooth = f"{node.name}/smooth"
@@ -161,7 +159,7 @@ class _Rewriter:
         return rounded
 
     def _round(self, source: str, target: str, largest: float, negative: bool) -> None:
-        grid = _grid(largest, negative, self._settings.signed)
+        grid = tensor_grid(largest, negative, self._settings)
         scale, zero = (
             self._hold(f"{target}/{what}", value) for what, value in zip(("scale", "zero"), grid, strict=True)
         )
@@ -170,10 +168,9 @@ class _Rewriter:
 
     def _quantized_weight(self, name: str, weight: Floats, axis: int) -> Floats:
         """Make `name`/rounded of int8 constants, unless it is there; answers with its values."""
-        others = tuple(each for each in range(weight.ndim) if each != axis)
-        scale = (np.maximum(np.abs(weight).max(axis=others), _SMALLEST) / _STEPS).astype(np.float32)
+        scale = weight_scale(weight, axis, self._settings)
         shape = [-1 if each == axis else 1 for each in range(weight.ndim)]
-        rounded = np.clip(np.rint(weight / scale.reshape(shape)), -_STEPS, _STEPS)
+        rounded = np.clip(np.rint(weight / scale.reshape(shape)), -STEPS, STEPS)
         if f"{name}/int8" not in self._made:
             values = self._hold(f"{name}/int8", rounded.astype(np.int8))
             scales = self._hold(f"{name}/scale", scale)
@@ -200,14 +197,8 @@ class _Rewriter:
         self._nodes.append(onnx.helper.make_node(operator, inputs, [output], name=name, **attributes))
 
 
-def _grid(largest: float, negative: bool, signed: bool) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-    """Scale and zero point for values up to `largest`; see the module."""
-    zero = np.array(0, dtype=np.int8) if signed else np.array(128 if negative else 0, dtype=np.uint8)
-    return np.array(max(largest, _SMALLEST) / (_STEPS if signed or negative else 255)), zero
-
-
 def _smoothing(inputs: Floats, weights: Floats) -> Floats:
     """SmoothQuant's scale of each channel, by which its inputs are divided and its weights are multiplied."""
-    scale = np.maximum(inputs, _SMALLEST) ** _MIGRATION / np.maximum(weights, _SMALLEST) ** (1 - _MIGRATION)
-    result: Floats = np.where((inputs > _SMALLEST) & (weights > _SMALLEST), scale, 1).astype(np.float32)
+    scale = np.maximum(inputs, SMALLEST) ** _MIGRATION / np.maximum(weights, SMALLEST) ** (1 - _MIGRATION)
+    result: Floats = np.where((inputs > SMALLEST) & (weights > SMALLEST), scale, 1).astype(np.float32)
     return result

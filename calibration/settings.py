@@ -16,7 +16,8 @@ class QuantizationSettings(BaseModel):
 
     `smooth_projections`: SmoothQuant ahead of matrix products. `correct_biases`: fast bias correction. `signed`: in
     ONNX files int8 for tensors that are never negative, too. TensorRT takes nothing else; ONNX Runtime fuses a ReLU
-    only with uint8, and uint8 has steps half as large. `trained_ranges`: those of a model that learnt with rounding,
+    only with uint8, and uint8 has steps half as large. `half_scales`: scales that fp16 holds exactly, for graphs whose
+    layers have fp16 around them. `trained_ranges`: those of a model that learnt with rounding,
     which ONNX files take in place of measured ones.
     """
 
@@ -25,6 +26,7 @@ class QuantizationSettings(BaseModel):
     smooth_projections: bool = True
     correct_biases: bool = True
     signed: bool = False
+    half_scales: bool = False
     trained_ranges: Ranges = {}
 
     @classmethod

@@ -45,8 +45,8 @@ def export(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="bf16 needs --target cpu and bf16 instructions; int8 and fp16 need --calib; default: fp32, for a "
-            "Jetson fp16"
+            help="bf16 needs --target cpu and bf16 instructions, int8-fp16 is for rtx and jetson; int8, fp16 and "
+            "int8-fp16 need --calib; default: fp32, for a Jetson fp16"
         ),
     ] = None,
     calib: Annotated[

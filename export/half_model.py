@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto
 
 from rs4d_edge.calibration.activation_ranges import measure_ranges
-from rs4d_edge.calibration.fp32_islands import LIMIT, MARGIN, always_fp32, overflowing
+from rs4d_edge.calibration.fp32_islands import LIMIT, MARGIN, always_fp32, range_record
 from rs4d_edge.export.compact_constants import compact_constants
 from rs4d_edge.export.half_precision import to_half
 from rs4d_edge.export.model_files import Written, write_float
@@ -46,20 +45,5 @@ def measured(
     """The record of the ranges on the plan's frames."""
     ranges = measure_ranges(graph, CalibrationRuns(plan.frames, recipe), work, threads=threads)
     limit = LIMIT if recipe.precision is Precision.FP16 else _LARGEST_BF16 / MARGIN
-    islands = overflowing(graph, ranges, limit)
-    out = always_fp32(graph) | {island.node for island in islands}
     pixels, _ = plan.frames.digests(recipe.image_size_hw, recipe.batch)
-    rounded = {
-        name: float(np.format_float_scientific(ranges[name], precision=4))
-        for node in graph.graph.node
-        for name in node.output
-        if name in ranges and node.name not in out
-    }
-    return RangeRecord(
-        pixels=pixels,
-        source=plan.frames.source,
-        frames=len(plan.frames),
-        limit=limit,
-        largest=rounded,
-        islands=tuple(islands),
-    )
+    return range_record(graph, ranges, limit, plan.frames, pixels)

@@ -24,14 +24,15 @@ from rs4d_edge.calibration.activation_ranges import float_tensors
 from rs4d_edge.calibration.fp32_islands import LARGEST_HALF
 from rs4d_edge.calibration.layers import names_read
 from rs4d_edge.errors import ExportError
+from rs4d_edge.export.tensorrt_mixer import CORE_FP32_INPUTS
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
-_QDQ_OPSET = 19  # the first in which quantizing takes fp16
+QDQ_OPSET = 19  # the first in which quantizing takes fp16
 # By so much of itself fp16 may change a scale: half a step of int8 at the end of its range. Small scales are subnormal
 # in fp16 and lose more, down to nothing.
 _SCALE_ERROR = 1 / 256
-# Inputs that the standard has in fp32 whatever the others are.
-_FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+# Inputs that are fp32 whatever the others are: by the standard, and weights of a mixer's core for TensorRT's plugins.
+_FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,), **CORE_FP32_INPUTS}
 # Operators without fp16 in the standard, or whose result has another type than their inputs.
 _FP32_OPERATORS = ("NonMaxSuppression", "Constant", "ConstantOfShape", "EyeLike", "Range")
 
@@ -39,10 +40,12 @@ _FP32_OPERATORS = ("NonMaxSuppression", "Constant", "ConstantOfShape", "EyeLike"
 def to_half(model: ModelProto, islands: Collection[str]) -> ModelProto:
     """A strongly typed fp16 copy of the fp32 `model`; the nodes named in `islands` stay in fp32.
 
-    In fp32 stay, too: inputs and outputs of the graph, nodes of other domains than ONNX's (the scan), and nodes with
-    inner graphs (so convert before `loop_masks`). Q/DQ nodes go along, with scales in fp16, for which the graph's opset
-    becomes 19; those that fp16 would spoil stay in fp32. Raises ExportError if a constant of a node in fp16 is too
-    large for it.
+    In fp32 stay, too: inputs and outputs of the graph, nodes of other domains than ONNX's (the scan, but not the parts
+    of a mixer's core that `split_mixers` makes), and nodes with inner graphs (so convert before `loop_masks`).
+    QuantizeLinear has the type that its input was computed in, and DequantizeLinear that of each reader, if need be
+    twice, so that no Cast keeps an engine from fusing them with a layer. Their scales in fp16 make the graph's opset
+    19; those that fp16 would spoil stay in fp32. Raises ExportError if a constant of a node in fp16 is too large for
+    it.
     """
     rewriter = _Rewriter(model, islands)
     for node in model.graph.node:
@@ -60,14 +63,20 @@ class _Rewriter:
         self._nodes: list[NodeProto] = []
         self._made: dict[str, TensorProto] = {}
         self._half: set[str] = set()  # tensors that a node answers with in fp16
-        self._cast: set[tuple[str, bool]] = set()  # tensors that were cast, and whether to fp16
+        self._cast: set[tuple[str, bool]] = set()  # tensors that were cast or dequantized, and whether to fp16
+        self._dequantizing: dict[str, NodeProto] = {}  # whose results are made in the type that they are wanted in
         self._quantized_in_half = False
 
     def take(self, node: NodeProto) -> None:
         """Add the node in its type, and ahead of it the casts that it needs."""
+        if node.op_type == "DequantizeLinear" and self._scales_fit(node):
+            self._dequantizing[node.output[0]] = node
+        else:
+            self._add(node, self._in_half(node))
+
+    def _add(self, node: NodeProto, half: bool) -> None:
         taken = NodeProto()
         taken.CopyFrom(node)
-        half = self._in_half(node)
         for name in names_read([node]) - set(node.input):  # an inner graph reads them from outside, in fp32
             self._read(name, False, node)
         fp32_inputs = _FP32_INPUTS.get(node.op_type, ())
@@ -79,6 +88,8 @@ class _Rewriter:
             taken.output[:] = [f"{name}/fp16" if name in self._floats else name for name in node.output]
             self._half.update(name for name in node.output if name in self._floats)
             _cast_to_half(taken)
+            if node.op_type == "DequantizeLinear":  # it may be there in fp32, too
+                taken.name += "/fp16"
         self._nodes.append(taken)
 
     def result(self) -> ModelProto:
@@ -99,15 +110,18 @@ class _Rewriter:
         graph.initializer.extend([*kept, *self._made.values()])
         graph.value_info.extend(known)
         if self._quantized_in_half:
-            _raise_opset(changed)
+            raise_opset(changed)
         return changed
 
     def _in_half(self, node: NodeProto) -> bool:
         inner = any(attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for attribute in node.attribute)
-        own = node.domain not in ("", "ai.onnx")
+        own = node.domain not in ("", "ai.onnx") and node.op_type not in CORE_FP32_INPUTS
         if own or inner or node.name in self._islands or node.op_type in _FP32_OPERATORS:
             return False
-        return node.op_type not in _QDQ or self._scales_fit(node)
+        if node.op_type in _QDQ:
+            source = node.input[0]
+            return (source in self._half or source in self._dequantizing) and self._scales_fit(node)
+        return True
 
     def _scales_fit(self, node: NodeProto) -> bool:
         """Whether a Q/DQ node with constant scales gives the same in fp16: not for small ones, nor for int32 values."""
@@ -126,7 +140,12 @@ class _Rewriter:
         if name in self._constants:
             if half and wanted not in self._made:
                 self._made[wanted] = _halved(self._constants[name], wanted, node)
-        elif (name in self._half) is not half and (name, half) not in self._cast:
+        elif (name, half) in self._cast:
+            pass
+        elif name in self._dequantizing:
+            self._cast.add((name, half))
+            self._add(self._dequantizing[name], half)
+        elif (name in self._half) is not half:
             self._cast.add((name, half))
             source, kind = (name, TensorProto.FLOAT16) if half else (f"{name}/fp16", TensorProto.FLOAT)
             self._nodes.append(onnx.helper.make_node("Cast", [source], [wanted], name=f"{wanted}/Cast", to=kind))
@@ -163,12 +182,12 @@ def _in_fp16(value: ValueInfoProto) -> ValueInfoProto:
     return changed
 
 
-def _raise_opset(model: ModelProto) -> None:
-    """Let quantizing take fp16; in functions, too, which must agree with the graph.
+def raise_opset(model: ModelProto) -> None:
+    """Let quantizing take fp16; in functions, too, which must agree with the graph; changed in place.
 
     What else opset 19 changed in operators of ours are types and attributes that it added.
     """
     for holder in (model, *model.functions):
         for opset in holder.opset_import:
             if opset.domain == "":
-                opset.version = max(opset.version, _QDQ_OPSET)
+                opset.version = max(opset.version, QDQ_OPSET)

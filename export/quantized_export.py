@@ -13,7 +13,7 @@ from rs4d_edge.export.graph import only_outputs
 from rs4d_edge.export.latency_ratio import FRAMES, LatencyRatio
 from rs4d_edge.export.model_files import Written, write_model
 from rs4d_edge.export.quantized_model import CalibrationRuns, QuantizationPlan, QuantizedModel
-from rs4d_edge.export.recipes import Precision, Recipe, Target
+from rs4d_edge.export.recipes import Precision, Recipe
 from rs4d_edge.export.sensitivity import SensitivityReport, add_effects, measure_noise, noise_frames
 from rs4d_edge.manifest import WeightsRecord
 from rs4d_edge.quantization_record import AccuracyRecord
@@ -47,7 +47,7 @@ def write_quantized(
     repair = None
     if plan.goal is not None and meter is not None:
         # What stands in for a GPU's engine tells its accuracy, not its speed.
-        timed = recipe.target is not Target.RTX
+        timed = not recipe.target.for_engines
         latency = _latency(graph, quantized, recipe, plan, paths, threads) if timed else None
         repair = repair_accuracy(quantized.groups, meter, plan.goal, note, latency)
     if plan.sensitivity is not None:

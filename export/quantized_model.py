@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
 
 from onnx import ModelProto
 
@@ -21,7 +19,9 @@ from rs4d_edge.calibration.settings import QuantizationSettings
 from rs4d_edge.errors import InputError
 from rs4d_edge.export.compact_constants import compact_constants
 from rs4d_edge.export.model_files import Written, for_target
-from rs4d_edge.export.recipes import Recipe, ScanForm, Target
+from rs4d_edge.export.quantized_half import keep_ranges, write_half
+from rs4d_edge.export.quantizers import open_quantizer
+from rs4d_edge.export.recipes import Precision, Recipe
 from rs4d_edge.manifest import WeightsRecord
 from rs4d_edge.quantization_record import AccuracyRecord, CalibrationIdentity, QuantizationRecord
 from rs4d_edge.reference.config import DetectorConfig
@@ -63,43 +63,6 @@ class CalibrationRuns:
         return self._frames.feeds(self._recipe.image_size_hw, self._recipe.batch)
 
 
-class Quantizer(Protocol):
-    """What a target's module offers as `open_quantizer(graph, layers, settings)`; `graph` has all outputs."""
-
-    tools: tuple[str, ...]  # packages whose versions decide the numbers
-    scan: ScanForm
-
-    def calibrate(self, runs: CalibrationRuns, folder: Path) -> None:
-        """The long part: run the model, and put whatever `write` needs into `folder`."""
-
-    def groups(self, calibration: Path) -> list[frozenset[str]]:
-        """Layers that are to be restored together for their numbers to be exact again, in the order of computation."""
-
-    def write(self, calibration: Path, restored: Collection[str], path: Path, features_path: Path) -> frozenset[str]:
-        """Write the model to `path`, with all outputs to `features_path`, but leave the layers `restored` as they were.
-
-        `calibration` is the folder that `calibrate` filled. Answers with the layers that are quantized: layers that
-        share a tensor with one of `restored` may be restored along with it.
-        """
-
-    def probe(self, calibration: Path, restored: Collection[str], folder: Path) -> ProbedModel:
-        """Write models into `folder` that show the tensors around the quantized layers; the rest is as in `write`."""
-
-
-_QUANTIZERS = {
-    Target.CPU: "rs4d_edge.export.quantized_openvino",
-    Target.ONNX: "rs4d_edge.export.quantized_onnx",
-    Target.RTX: "rs4d_edge.export.quantized_onnx",
-}
-
-
-class QuantizerModule(Protocol):
-    """A module named in the table above."""
-
-    def open_quantizer(self, graph: ModelProto, settings: QuantizationSettings) -> Quantizer:
-        """A quantizer of the layers of `graph` that may be."""
-
-
 class QuantizedModel:
     """A calibrated model that can be written again and again. Its files lie in `work` or in the plan's cache."""
 
@@ -114,21 +77,24 @@ class QuantizedModel:
         note: Note = lambda text: None,
     ) -> None:
         """Calibrate, or take what is cached. `config` is that of the model which `graph` was translated from."""
-        if recipe.target is Target.RTX:  # it has no zero points but 0
-            plan = replace(plan, settings=plan.settings.model_copy(update={"signed": True}))
-        self._recipe, self._plan, self._work = recipe, plan, work
-        graph = compact_constants(for_target(graph, recipe), config)
-        self.layers = tuple(quantizable_layers(graph))
-        self._all_layers = tuple(layer_outputs(graph))
-        module = cast(QuantizerModule, importlib.import_module(_QUANTIZERS[recipe.target]))
-        self._quantizer = module.open_quantizer(graph, plan.settings)
+        self._half = recipe.precision.rest is Precision.FP16
+        if recipe.target.for_engines:  # TensorRT has no zero points but 0
+            changed = {"signed": True, "half_scales": self._half}
+            plan = replace(plan, settings=plan.settings.model_copy(update=changed))
+        self._recipe, self._config, self._plan, self._work = recipe, config, plan, work
+        graph = for_target(graph, recipe)
+        self._graph = graph if self._half else compact_constants(graph, config)  # types come first
+        self.layers = tuple(quantizable_layers(self._graph))
+        self._all_layers = tuple(layer_outputs(self._graph))
+        self._quantizer = open_quantizer(recipe.target, self._graph, plan.settings)
         self.identity = identify(
             weights, plan.frames, recipe.image_size_hw, recipe.batch, plan.settings, self._quantizer.tools
         )
-        digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+        digest = hashlib.sha256(self._graph.SerializeToString(deterministic=True)).hexdigest()
         settings = {**self.identity.settings, "graph": digest, "scan": self._quantizer.scan.value}
         self.identity = self.identity.model_copy(update={"settings": settings})
-        self._calibration = self._calibrated(f"{config.name}-{recipe.target.value}", self.identity, note)
+        name = f"{config.name}-{recipe.target.value}{'-fp16' if self._half else ''}"
+        self._calibration = self._calibrated(name, self.identity, note)
 
     @property
     def groups(self) -> list[frozenset[str]]:
@@ -159,10 +125,13 @@ class QuantizedModel:
             rest=self._recipe.precision.rest.value,
             accuracy=accuracy,
         )
-        return Written(path, features_path, self._quantizer.scan, record)
+        written = Written(path, features_path, self._quantizer.scan, record)
+        if not self._half:
+            return written
+        return write_half(written, self._calibration, self._plan.frames, self.identity.frames, self._config)
 
     def probe(self, folder: Path) -> ProbedModel:
-        """Write models into `folder` that show the tensors around the quantized layers."""
+        """Write models into `folder` that show the tensors around the quantized layers, with fp32 in place of fp16."""
         return self._quantizer.probe(self._calibration, self._plan.high_precision, folder)
 
     def _calibrated(self, name: str, identity: CalibrationIdentity, note: Note) -> Path:
@@ -172,7 +141,7 @@ class QuantizedModel:
             note(what)
             folder = self._work / "calibration"
             folder.mkdir()
-            self._quantizer.calibrate(runs, folder)
+            self._calibrate(runs, folder)
             return folder
         cache = CalibrationCache(self._plan.cache)
         answer = cache.find(name, identity)
@@ -180,8 +149,13 @@ class QuantizedModel:
             note(f"take the cached calibration: {answer.reason}")
             return answer.folder
         note(f"{what}: {answer.reason}")
-        cache.store(name, identity, lambda folder: self._quantizer.calibrate(runs, folder))
+        cache.store(name, identity, lambda folder: self._calibrate(runs, folder))
         return self._plan.cache / name
+
+    def _calibrate(self, runs: CalibrationRuns, folder: Path) -> None:
+        self._quantizer.calibrate(runs, folder)
+        if self._half:
+            keep_ranges(self._graph, runs, folder)
 
 
 def check_plan(recipe: Recipe, plan: QuantizationPlan | None) -> None:

@@ -26,12 +26,12 @@ _STATISTICS = "statistics.npz"
 
 
 def open_quantizer(graph: ModelProto, settings: QuantizationSettings) -> OnnxQuantizer:
-    """A quantizer of the layers of `graph` that may be; follows `rs4d_edge.export.quantized_model.Quantizer`."""
+    """A quantizer of the layers of `graph` that may be; follows `rs4d_edge.export.quantizers.Quantizer`."""
     return OnnxQuantizer(graph, settings)
 
 
 class OnnxQuantizer:
-    """By our own Q/DQ pairs; follows `rs4d_edge.export.quantized_model.Quantizer`."""
+    """By our own Q/DQ pairs; follows `rs4d_edge.export.quantizers.Quantizer`."""
 
     tools = ("onnxruntime", "rs4d-edge")
     scan = ScanForm.FUNCTION

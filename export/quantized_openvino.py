@@ -26,12 +26,12 @@ _FLOAT, _INT8 = "float.xml", "int8.xml"
 
 
 def open_quantizer(graph: ModelProto, settings: QuantizationSettings) -> OpenVINOQuantizer:
-    """A quantizer of the layers of `graph` that may be; follows `rs4d_edge.export.quantized_model.Quantizer`."""
+    """A quantizer of the layers of `graph` that may be; follows `rs4d_edge.export.quantizers.Quantizer`."""
     return OpenVINOQuantizer(graph, settings)
 
 
 class OpenVINOQuantizer:
-    """By NNCF; follows `rs4d_edge.export.quantized_model.Quantizer`."""
+    """By NNCF; follows `rs4d_edge.export.quantizers.Quantizer`."""
 
     tools = ("nncf", "openvino")
 

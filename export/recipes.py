@@ -72,7 +72,7 @@ class Precision(str, Enum):
     cores, mask heads and everything else stay in fp32. Position embedding and mask head are stored in fp16.
     `INT8_BF16`: the same, and the runtime computes the rest in bf16, as in `BF16`.
     `INT8_FP16`: the same layers in int8, and the rest a strongly typed graph as in `FP16`, with its islands of fp32.
-    For engines on GPUs alone, where fp32 between int8 layers would take most of the time.
+    For engines on GPUs alone, to which fp32 between int8 layers is slow.
     """
 
     FP32 = "fp32"
@@ -164,7 +164,7 @@ class Recipe(BaseModel):
         if self.precision not in known:
             why = f"{_NO_BF16.get(self.target)}; use --target cpu for bf16"
             if self.precision is Precision.INT8_FP16:
-                why = "processors would compute its fp16 in fp32, which int8 gives without detours; use that"
+                why = "processors would compute its fp16 in fp32; use --precision int8, or --target rtx or jetson"
             raise ValueError(
                 f"target {self.target.value!r} has no precision {self.precision.value!r}, only "
                 f"{', '.join(each.value for each in known)}: {why}"

@@ -90,7 +90,9 @@ def measure_noise(
     """Run the probed models on `feeds`, which are iterated twice, in the target's runtime; one entry for each layer."""
 
     def opened(path: Path, precision: Precision) -> contextlib.closing[Runtime]:
-        return contextlib.closing(open_runtime(recipe.target.runtime, path, threads=threads, precision=precision.value))
+        return contextlib.closing(
+            open_runtime(recipe.target.gate_runtime, path, threads=threads, precision=precision.value)
+        )
 
     inputs = {probe.layer: NoisePower() for probe in probed.layers}
     with opened(probed.roundings_path, recipe.precision) as roundings:

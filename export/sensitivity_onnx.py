@@ -10,8 +10,8 @@ import onnx.numpy_helper
 from onnx import ModelProto, NodeProto, ValueInfoProto
 from onnx.reference import ReferenceEvaluator
 
+from rs4d_edge.calibration.int8_scales import Floats
 from rs4d_edge.calibration.layer_tensors import readers_of, result_of
-from rs4d_edge.calibration.qdq import Floats
 from rs4d_edge.calibration.sensitivity import PROPOSALS, LayerProbe, ProbedModel, sqnr_db
 from rs4d_edge.export.graph import save_graph
 from rs4d_edge.export.watched_tensors import watching

@@ -68,5 +68,5 @@ TOLERANCES = {
         moved_pairs=0.1,
     ),
 }
-# The rest in bf16 rounds no coarser than int8 does.
-TOLERANCES[Precision.INT8_BF16] = TOLERANCES[Precision.INT8]
+# The rest in bf16 or fp16 rounds no coarser than int8 does: each of int8's limits is wider than theirs.
+TOLERANCES[Precision.INT8_BF16] = TOLERANCES[Precision.INT8_FP16] = TOLERANCES[Precision.INT8]
