@@ -68,11 +68,8 @@ class Source:
 
 
 def forms() -> Iterator[Form]:
-    """All that a recipe can be written for with target and precision alone: target by target, fp32 first.
-
-    A target that wants to know more, as which GPUs to build engines for, is none that runs on the processor here.
-    """
-    for target in Target:
+    """All forms that run on a processor, target by target, fp32 first."""
+    for target in (each for each in Target if not each.for_engines):
         for precision in sorted(Precision, key=lambda each: each is not Precision.FP32):
             try:
                 Recipe(target=target, precision=precision, image_size_hw=_ANY_SIZE)
