@@ -11,6 +11,7 @@ from rs4d_edge.reference.config import DetectorConfig
 from rs4d_edge.training.instances import InstanceDataset
 from rs4d_edge.training.settings import TrainSettings
 from rs4d_edge.training.trainer import BEST_NAME, TrainResult
+from rs4d_edge.whole_file import write_text
 
 CARD_NAME = "model_card.md"
 
@@ -50,9 +51,7 @@ def write_card(
     ]
     lines += _figures(result.best, validation)
     path = folder / CARD_NAME
-    partial = folder / f".{CARD_NAME}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text("\n".join(lines) + "\n", path)
     return path
 
 

@@ -9,6 +9,7 @@ import torch
 from rs4d_edge.training.card import CARD_NAME
 from rs4d_edge.training.distill_settings import CorruptionSettings
 from rs4d_edge.training.distillation import ENCODER_NAME, Distiller, DistillResult
+from rs4d_edge.whole_file import write_text
 
 
 def write_distill_card(name: str, distiller: Distiller, result: DistillResult) -> Path:
@@ -42,9 +43,7 @@ def write_distill_card(name: str, distiller: Distiller, result: DistillResult) -
         *_figures(result),
     ]
     path = distiller.out_dir / CARD_NAME
-    partial = distiller.out_dir / f".{CARD_NAME}.partial"
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text("\n".join(lines) + "\n", path)
     return path
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rs4d_edge.whole_file import write_text
+
 
 class RunLog:
     """Shows progress on the console and appends records to `metrics.jsonl`, one JSON object a line.
@@ -82,6 +84,4 @@ def forget_after(path: Path, step: int) -> None:
         with contextlib.suppress(ValueError):
             if json.loads(line).get("step", 0) <= step:
                 kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_text("".join(kept), path)

@@ -13,6 +13,7 @@ from rs4d_edge.training.report_plots import classes_plot, confusion_plot, loss_p
 from rs4d_edge.training.run_metrics import Confusion, Evaluation, KindFigures, Precision, RunMetrics, read_metrics
 from rs4d_edge.training.run_state import STATE_NAME
 from rs4d_edge.training.trainer import METRICS_NAME
+from rs4d_edge.whole_file import write_text
 
 REPORT_NAME = "report.html"
 NUMBERS = (  # field of a training record, label, what the plot shows
@@ -43,9 +44,7 @@ def write_report(folder: Path) -> Path:
     body = [f"<h1>{escape(name)}</h1>", *_summary(metrics), card, *_accuracy(metrics), *_training(metrics)]
     page = html_page(f"{name}: training", body)
     path = folder / REPORT_NAME
-    partial = folder / f".{REPORT_NAME}.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_text(page, path)
     return path
 
 
