@@ -32,11 +32,15 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Comparison:
-    """What was measured on all golden frames: `features` in the order of computation, `detections` frame by frame."""
+    """What was measured on all golden frames: `features` in the order of computation, `detections` frame by frame.
+
+    `references` are the reference's detections, `cuts` the lowest scores of its lists where they were full.
+    """
 
     limits: Tolerances
     features: dict[str, FeatureDifference] = field(default_factory=dict)
     references: list[Detections] = field(default_factory=list)
+    cuts: list[float | None] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     detections: DetectionCheck = field(init=False)
 
@@ -132,16 +136,14 @@ def _compare_detections(
     except RuntimeFailure as error:
         raise ParityError(f"the export's outputs cannot be used: {error}") from error
     for row, (reference, other) in enumerate(zip(*pairs, strict=True)):
+        ends = [_full_list_cut(outputs["scores"][row]) for outputs in (expected, found)]
         result.references.append(reference)
-        cuts = [
-            contract.score_threshold,
-            *_full_list_cut(expected["scores"][row]),
-            *_full_list_cut(found["scores"][row]),
-        ]
+        result.cuts.append(ends[0])
+        cuts = [contract.score_threshold, *(end for end in ends if end is not None)]
         result.detections.add(reference, other, cuts, 1.0 / min(batch.geometries[row].factors_yx))
 
 
-def _full_list_cut(scores: Array) -> list[float]:
+def _full_list_cut(scores: Array) -> float | None:
     """The lowest score of a list that has no room left: there may be others just below."""
     lowest = float(scores.min())
-    return [lowest] if lowest > 0 else []
+    return lowest if lowest > 0 else None

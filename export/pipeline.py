@@ -201,8 +201,8 @@ def seal(
     accuracy: AccuracyOnData | None = None,
 ) -> Path:
     """Add the golden frames with the reference's detections and write the manifest; answers with the draft's folder."""
-    for frame, detections in zip(frames, comparison.references, strict=True):
-        draft.add_golden(frame, detections)
+    for frame, detections, cut in zip(frames, comparison.references, comparison.cuts, strict=True):
+        draft.add_golden(frame, detections, cut)
     draft.seal(
         name=model.config.name,
         target=recipe.target.value,

@@ -63,9 +63,7 @@ class Bundle:
         """
         listed = {MANIFEST_NAME, *(file.path for file in self.manifest.files)}
         return tuple(
-            path
-            for path in _files_below(self.path)
-            if path not in listed and not path.startswith(f"{ENGINES_FOLDER}/")
+            path for path in _files_below(self.path) if path not in listed and not path.startswith(f"{ENGINES_FOLDER}/")
         )
 
     def golden(self) -> list[tuple[Frame, Detections]]:
@@ -157,8 +155,8 @@ class BundleDraft:
         self.manifest: Manifest | None = None
         self._golden: list[GoldenFrame] = []
 
-    def add_golden(self, frame: Frame, detections: Detections) -> None:
-        """Store one frame, uint8 (h, w, 3) in RGB order, and the reference's detections on it."""
+    def add_golden(self, frame: Frame, detections: Detections, cut: float | None = None) -> None:
+        """Store one frame, uint8 (h, w, 3) in RGB order, and the reference's detections on it; see `GoldenFrame`."""
         folder = self.path / GOLDEN_FOLDER
         folder.mkdir(exist_ok=True)
         stem = f"frame_{len(self._golden)}"
@@ -168,7 +166,7 @@ class BundleDraft:
         (folder / f"{stem}.png").write_bytes(encoded.tobytes())
         (folder / f"{stem}.json").write_text(json.dumps(detections.to_dict()), encoding="utf-8")
         names = (f"{GOLDEN_FOLDER}/{stem}.png", f"{GOLDEN_FOLDER}/{stem}.json")
-        self._golden.append(GoldenFrame(image=names[0], detections=names[1]))
+        self._golden.append(GoldenFrame(image=names[0], detections=names[1], cut=cut))
 
     def seal(
         self,

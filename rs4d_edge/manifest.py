@@ -110,10 +110,15 @@ class AccuracyOnData(_Record):
 
 
 class GoldenFrame(_Record):
-    """One frame (PNG) and the reference's detections on it (JSON, `Detections.to_dict`)."""
+    """One frame (PNG) and the reference's detections on it (JSON, `Detections.to_dict`).
+
+    `cut` is the lowest score of the reference's list if that was full, with those in the padding, which are not among
+    the detections: there may be others just below. None: it was not full.
+    """
 
     image: BundlePath
     detections: BundlePath
+    cut: float | None = None
 
 
 class Manifest(_Record):

@@ -168,8 +168,10 @@ def check_golden(predictor: Predictor, bundle: Bundle) -> DetectionCheck:
     contract = bundle.manifest.contract
     result = DetectionCheck(limits)
     frames, references = zip(*bundle.golden(), strict=True)
-    for reference, found in zip(references, predictor.run_batch(frames), strict=True):
+    answers = predictor.run_batch(frames)
+    for golden, reference, found in zip(bundle.manifest.golden, references, answers, strict=True):
         cuts = [contract.score_threshold, *_full_list_cuts(contract.max_detections, reference, found)]
+        cuts += [golden.cut] if golden.cut is not None else []
         geometry = fit(reference.size_hw, contract.image_size_hw)
         result.add(reference, found, cuts, 1.0 / min(geometry.factors_yx))
     return result

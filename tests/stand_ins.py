@@ -106,13 +106,19 @@ def golden_frame() -> Frame:
 
 
 def small_bundle(
-    out: Path, *, overwrite: bool = False, name: str = "small", golden: Detections | None = None, **changes: Any
+    out: Path,
+    *,
+    overwrite: bool = False,
+    name: str = "small",
+    golden: Detections | None = None,
+    cut: float | None = None,
+    **changes: Any,
 ) -> Manifest:
-    """Write a bundle with two model files and one golden frame, on which `golden` is the truth."""
+    """Write a bundle with two model files and one golden frame, on which `golden`, ending at `cut`, is true."""
     with write_bundle(out, overwrite=overwrite) as draft:
         (draft.path / "model.onnx").write_bytes(b"the graph" * 50)
         (draft.path / "model.bin").write_bytes(bytes(range(256)) * 8)
-        draft.add_golden(golden_frame(), square_detections() if golden is None else golden)
+        draft.add_golden(golden_frame(), square_detections() if golden is None else golden, cut)
         entries: dict[str, Any] = {
             "name": name,
             "target": "onnx",

@@ -181,3 +181,14 @@ def test_the_command_ends_with_a_status_and_a_record(bundle: Path, engine: Engin
     assert result.exit_code == 1
     (check,) = json.loads(json_path.read_text())["checks"]
     assert check["outcome"] == "failed" and "does not exist" in check["found"]
+
+
+def test_what_lies_at_the_recorded_cut_may_be_missing(tmp_path: Path, engine: Engine) -> None:
+    full = engine.open("", tmp_path)
+    cut = SCORES[-1] + LIMITS.cut_margin / 2
+    for name, recorded in (("full", cut), ("not_full", None)):
+        proven_bundle(tmp_path / name, full, cut=recorded)
+    engine.boxes, engine.scores, engine.labels = BOXES[:-1], SCORES[:-1], LABELS[:-1]
+    assert verify(tmp_path / "full").passed
+    assert not verify(tmp_path / "not_full").passed
+    assert open_bundle(tmp_path / "full").manifest.golden[0].cut == cut

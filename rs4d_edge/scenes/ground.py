@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
+_FARTHEST_MEAN = 15.0  # of a frame's noise, in its own deviations: beyond, nothing but black or white would be left
+_LEAST_DEVIATION = 1e-3
+
 
 class Palette(NamedTuple):
     """Mean colours (RGB, 0..255) of one landscape."""
@@ -70,7 +73,10 @@ def noise(rng: np.random.Generator, size_hw: tuple[int, int], coarsest: float, o
             )
         total += weight * grid[:height, :width]
         weight *= 0.6
-    return np.asarray(total / max(float(total.std()), 1e-6), np.float32)
+    mean, deviation = float(total.mean()), float(total.std())
+    if abs(mean) > _FARTHEST_MEAN * deviation:  # the frame lies within one blob, of which its slope alone is to show
+        total -= mean
+    return np.asarray(total / max(deviation, _LEAST_DEVIATION), np.float32)
 
 
 def blend(image: Floats, cover: Floats, colour: Floats | tuple[float, ...]) -> None:

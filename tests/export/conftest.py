@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from onnx import ModelProto
 
 from rs4d_edge.calibration.frames import scene_frames
-from rs4d_edge.export.graph import translate
+from rs4d_edge.export.graph import fit_model, translate
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import (
     DetectorConfig,
@@ -72,6 +73,21 @@ def tiny_detector(head: HeadType = HeadType.BBOX) -> RS4D:
     return model
 
 
+@functools.cache
+def tiny_translation(head: HeadType, size_hw: tuple[int, int]) -> ModelProto:
+    """The graph of `tiny_detector` with all intermediate results, made once for all tests: not to be changed."""
+    return translate(fit_model(tiny_detector(head), size_hw))
+
+
+def shared_translation(model: RS4D, batch: int) -> ModelProto:
+    """For `pipeline.translate`: a tiny model's translation, free to be changed, with all of its few masks at once."""
+    config = model.config
+    assert batch == 1 and getattr(model.roi_head, "rows", config.max_detections) == config.max_detections
+    copied = ModelProto()
+    copied.CopyFrom(tiny_translation(config.head, config.encoder.image_size_hw))
+    return copied
+
+
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread(_torch_threads: None) -> Iterator[None]:
     """The model is so small that threads would only wait for each other."""
@@ -94,9 +110,9 @@ def detector() -> RS4D:
 
 
 @pytest.fixture(scope="session")
-def translated(detector: RS4D) -> ModelProto:
-    """Its graph with all intermediate results; shared: not to be changed."""
-    return translate(detector)
+def translated() -> ModelProto:
+    """The graph of `detector` with all intermediate results; shared: not to be changed."""
+    return tiny_translation(HeadType.BBOX, SIZE_HW)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.errors import RuntimeUnavailable
+from rs4d_edge.export import pipeline
 from rs4d_edge.export.pipeline import export_bundle
 from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
 from rs4d_edge.export.tensorrt_plugin_sources import PLUGIN_SOURCES
@@ -20,7 +21,7 @@ from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.tensorrt_device_build import build_on_device
 from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
 from rs4d_edge.verification import verify
-from tests.export.conftest import SIZE_HW
+from tests.export.conftest import SIZE_HW, shared_translation
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,9 @@ def bundle(make_detector: Callable[[HeadType], RS4D], tmp_path_factory: pytest.T
     """A tiny model's, with the plugins."""
     folder = tmp_path_factory.mktemp("jetson") / "bundle"
     recipe = Recipe(target=Target.JETSON, precision=Precision.FP32, image_size_hw=SIZE_HW)
-    return export_bundle(make_detector(HeadType.BBOX), recipe, folder, threads=1).path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "translate", shared_translation)
+        return export_bundle(make_detector(HeadType.BBOX), recipe, folder, threads=1).path
 
 
 def test_the_bundle_holds_what_the_device_needs(bundle: Path) -> None:
@@ -64,7 +67,10 @@ def test_on_a_workstation_it_runs_in_onnx_runtime_when_asked(bundle: Path) -> No
         assert len(predictor.run(scene_frames(1, SIZE_HW)[0]).scores)
 
 
-def test_plain_scans_need_no_plugin(make_detector: Callable[[HeadType], RS4D], tmp_path: Path) -> None:
+def test_plain_scans_need_no_plugin(
+    make_detector: Callable[[HeadType], RS4D], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "translate", shared_translation)
     recipe = Recipe(target=Target.JETSON, image_size_hw=SIZE_HW, scan=ScanForm.PLAIN)
     export_bundle(make_detector(HeadType.BBOX), recipe, tmp_path / "bundle", threads=1)
     assert not (tmp_path / "bundle" / "plugin").exists()

@@ -18,7 +18,7 @@ from rs4d_edge.export import model_files, pipeline
 from rs4d_edge.export.graph import only_outputs
 from rs4d_edge.export.parity import Comparison
 from rs4d_edge.export.pipeline import ExportResult, Step, export_bundle
-from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
+from rs4d_edge.export.recipes import Recipe, ScanForm, Target
 from rs4d_edge.matching import compare_detections
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import HeadType
@@ -152,17 +152,6 @@ def test_failure_keeps_the_bundle_that_was_there(detector: RS4D, once: ModelProt
         export(detector, recipe, out, overwrite=True)
     assert open_bundle(out).manifest == before
     assert list(tmp_path.iterdir()) == [out]
-
-
-def test_bf16_passes_its_own_gate(detector: RS4D, once: ModelProto, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino")
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this processor has no bf16 instructions")
-    recipe = Recipe(target=Target.CPU, precision=Precision.BF16, image_size_hw=SIZE_HW)
-    result = export(detector, recipe, tmp_path / "bundle")
-    assert open_bundle(tmp_path / "bundle").manifest.precision == "bf16"
-    worst = max(each.relative for each in result.comparison.features.values() if each.dense)
-    assert worst > 1e-4, "the hint had no effect: this is fp32"
 
 
 def test_weights_are_told_apart(detector: RS4D) -> None:

@@ -83,6 +83,12 @@ def test_ships_float_and_tanks_do_not(scenes: list[Scene]) -> None:
     assert redness(Kind.SHIP) < -4 < redness(Kind.STORAGE_TANK)
 
 
+def test_the_smallest_frames_show_something() -> None:
+    for seed in range(20):
+        image = generate_scene(seed, (64, 64)).image
+        assert image.std() > 8 and 20 < np.median(image) < 220, seed
+
+
 def test_too_small_a_frame_is_refused() -> None:
     with pytest.raises(RS4DError, match="at least 64"):
         generate_scene(0, (640, 32))
