@@ -22,7 +22,7 @@ from rs4d_edge.export import pipeline
 from rs4d_edge.export.graph import translate
 from rs4d_edge.export.pipeline import GOLDEN_FRAMES, export_bundle
 from rs4d_edge.export.quantized_model import QuantizationPlan
-from rs4d_edge.export.recipes import Precision, Target
+from rs4d_edge.export.recipes import Precision, Recipe, ScanForm, Target
 from rs4d_edge.reference import load
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.reference.shipped import shipped_names
@@ -136,3 +136,24 @@ def test_what_the_gate_is_known_to_refuse_is_refused(
             golden=photographs if golden == "photographs" else None,
         )
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("scan", [ScanForm.PLAIN, ScanForm.PLUGIN], ids=lambda scan: scan.value)
+@pytest.mark.parametrize("precision", precisions_of(Target.RTX), ids=lambda precision: precision.value)
+def test_engines_are_built_of_every_form(
+    shipped: Shipped, precision: Precision, scan: ScanForm, tmp_path: Path, data_dir: Path
+) -> None:
+    if shipped.name == SMALL:
+        pytest.skip("the nanos have the same parts, in both heads")
+    skip_unless_possible(Target.RTX, precision)
+    size_hw = shipped.model.config.encoder.image_size_hw
+    recipe = Recipe(
+        target=Target.RTX, precision=precision, image_size_hw=size_hw, compute_capabilities=("8.6",), scan=scan
+    )
+    photographs = data_dir / "nwpu_vhr10" / "train.json"
+    plan = QuantizationPlan(open_calibration_set(photographs, SAMPLES)) if precision.needs_frames else None
+    frames = load_frames(photographs, GOLDEN_FRAMES)
+    result = export_bundle(shipped.model, recipe, tmp_path / "bundle", frames=frames, plan=plan, threads=THREADS)
+    assert [(engine.compute_capability, bool(engine.plugins)) for engine in result.engines] == [
+        ("8.6", scan is ScanForm.PLUGIN)
+    ]
