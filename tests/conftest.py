@@ -6,10 +6,15 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TORCH_THREADS = 2
+
+# The same examples each time: what is found by chance in CI can be found again.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 def _outside_folder(variable: str, beside_checkout: str, what: str) -> Path:

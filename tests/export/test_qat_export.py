@@ -69,6 +69,13 @@ def measured(model: RS4D) -> RoundedTensors:
     return tensors
 
 
+@torch.no_grad()
+def features_of(model: RS4D) -> list[dict[str, npt.NDArray[Any]]]:
+    """Of each of the frames."""
+    results = [model.features(*tensors_of(inputs)) for inputs in feeds()]
+    return [{name: value.numpy() for name, value in result.items()} for result in results]
+
+
 def assert_same_layers(model: RS4D, graph: ModelProto) -> None:
     """By the inputs' keys, and by the tensors that the Q/DQ pairs need."""
     layers = quantizable_layers(graph)
@@ -104,17 +111,18 @@ def test_so_they_are_in_the_published_neck_and_under_gates() -> None:
 def test_training_rounds_to_the_numbers_of_the_graph(
     make_detector: Callable[[HeadType], RS4D], translated: ModelProto, tmp_path: Path
 ) -> None:
-    """Exactly, but for values on the middle between two steps, which may go another way, and what follows from it."""
+    """Exactly, but for values on the middle between two steps, which may go another way, and what follows from it.
+
+    As a scan carries one such value to all tokens behind it, this is seen in some of the frames; with other roundings,
+    almost all numbers of all frames would differ.
+    """
     model = make_detector(HeadType.BBOX)
-    inputs = feeds()[1]
-    with torch.no_grad():
-        exact = {name: value.numpy() for name, value in model.features(*tensors_of(inputs)).items()}
+    exact = features_of(model)
     exact_results = [each.module for each in rounded_layers(model) if EXACT_RESULTS.match(f"{each.name}/")]
     tensors = measured(model)
     for module in exact_results:  # ONNX files leave these layers alone
         module.__class__ = nn.Conv2d
-    with torch.no_grad():
-        learnt = {name: value.numpy() for name, value in model.features(*tensors_of(inputs)).items()}
+    learnt = features_of(model)
     layers = [name for name in quantizable_layers(translated) if not EXACT_RESULTS.match(name)]
     nothing = TensorStatistics(0.0, False, np.zeros(1, np.float32), np.zeros(1, np.float32))
     needed = dict.fromkeys(tensors_of_layers(translated, layers), nothing)
@@ -122,12 +130,20 @@ def test_training_rounds_to_the_numbers_of_the_graph(
     graph = insert_qdq(translated, layers, ranges, PLAIN)
     onnx.save(graph, tmp_path / "model.onnx")
     runtime = OnnxRuntime(tmp_path / "model.onnx", threads=1)
-    found = runtime.run(inputs)
+    found = [runtime.run(inputs) for inputs in feeds()]
     runtime.close()
-    for name in FEATURES:  # with other roundings all of their numbers would differ
-        differ = np.abs(found[name] - learnt[name]) > 1e-5 * np.abs(learnt[name]).max()
-        assert np.abs(learnt[name] - exact[name]).max() > 1e-3
-        assert differ.mean() < 0.25, name
+    for name in FEATURES:
+        pairs = zip(learnt, exact, strict=True)
+        assert all(np.abs(rounded[name] - whole[name]).max() > 1e-3 for rounded, whole in pairs)
+    shares = [
+        max(_share_that_differs(of_graph[name], own[name]) for name in FEATURES)
+        for of_graph, own in zip(found, learnt, strict=True)
+    ]
+    assert min(shares) < 0.25, shares
+
+
+def _share_that_differs(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    return float(np.mean(np.abs(one - other) > 1e-5 * np.abs(other).max()))
 
 
 def test_openvino_without_smoothing_rounds_no_more_tensors(translated: ModelProto, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rs4d_edge.reference.roi_align import axis_taps, dense_axis_weights, roi_align, roi_align_op, roi_align_reference
@@ -17,6 +19,17 @@ def _rois(seed: int, count: int, reach: float, integral: bool) -> torch.Tensor:
     size = torch.rand(count, 2, generator=generator) * reach * (torch.rand(count, 1, generator=generator) > 0.1)
     rois = torch.cat((low, low + size), dim=1)
     return rois.round() if integral else rois
+
+
+def _at_the_rim(rois: torch.Tensor, size: int, scale: float, size_hw: torch.Size) -> bool:
+    """Whether a sample lies one cell outside but for rounding: there it jumps from a pixel's value to 0."""
+    for x_start, y_start, x_end, y_end in (rois.double() * scale - 0.5).tolist():
+        for start, end, length in ((y_start, y_end, size_hw[0]), (x_start, x_end, size_hw[1])):
+            samples = size * max(0, math.ceil((end - start) / size))
+            at = [start + (end - start) * (index + 0.5) / samples for index in range(samples)]
+            if any(min(abs(each + 1), abs(each - length)) < 1e-4 for each in at):
+                return True
+    return False
 
 
 @settings(max_examples=25, deadline=None)
@@ -37,6 +50,7 @@ def test_it_follows_the_definition(
     feature = torch.randn(2, 3, 13, 17, generator=generator)
     batch_index = torch.randint(0, 2, (count,), generator=generator)
     rois = _rois(seed, count, reach, integral)
+    assume(not _at_the_rim(rois, size, scale, feature.shape[2:]))
     expected = roi_align_reference(feature, rois, batch_index, size, scale)
     torch.testing.assert_close(roi_align(feature, rois, batch_index, size, scale), expected, atol=2e-5, rtol=0)
 
