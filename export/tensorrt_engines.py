@@ -32,7 +32,7 @@ def engine_options(recipe: Recipe) -> dict[str, str]:
     """What the manifest says of engines: for which GPUs, and that parity was measured on their graph."""
     if not recipe.target.for_engines:
         return {}
-    plugin = ", the scan by its nodes' bodies and not by plugins" if recipe.engine_scan is ScanForm.PLUGIN else ""
+    plugin = ", our nodes by their bodies and not by plugins" if recipe.engine_scan is ScanForm.PLUGIN else ""
     return {
         "engines": ", ".join(recipe.compute_capabilities) or "none: rs4d-export build makes one on the device",
         "compared": f"{recipe.target.model_file}, the source of engines, in {recipe.target.gate_runtime}{plugin}",

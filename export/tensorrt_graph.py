@@ -7,18 +7,19 @@ graph that engines are built from. Builds are tried with TensorRT-RTX 1.7; Tenso
 from __future__ import annotations
 
 import onnx
-import onnx.inliner
 import onnxscript.optimizer
 from onnx import ModelProto, NodeProto, TensorProto
 
 from rs4d_edge.export.graph import only_outputs, save_graph
 from rs4d_edge.export.model_files import Written
 from rs4d_edge.export.recipes import ScanForm
-from rs4d_edge.export.scan_function import SCAN_DOMAIN, add_scan_function, inline_scan
+from rs4d_edge.export.scan_function import add_scan_function, inline_scan
 from rs4d_edge.export.tensorrt_mixer import split_mixers
-from rs4d_edge.export.tensorrt_nms import NMS_OP, nms_function, nms_nodes
-from rs4d_edge.export.tensorrt_roi_align import AXIS_OP, ROI_ALIGN_OP, roi_align_functions, roi_align_nodes
+from rs4d_edge.export.tensorrt_nms import nms_function, nms_nodes
+from rs4d_edge.export.tensorrt_operators import check_operators
+from rs4d_edge.export.tensorrt_roi_align import roi_align_functions, roi_align_nodes
 from rs4d_edge.export.tensorrt_scan import add_plain_scan_function
+from rs4d_edge.export.tensorrt_selection import select_by_plugins, selection_functions
 
 # Bytes of a constant that is worth computing ahead: sizes, shapes and indices, but not weights, whose fp16 or int8 form
 # would be lost.
@@ -28,6 +29,7 @@ _FOLD_LIMIT = 1 << 12
 def rewrite_for_tensorrt(written: Written, scan: ScanForm) -> Written:
     """Rewrite both files that an export wrote, in place: the one with all outputs, of which the model's is a part."""
     graph = tensorrt_graph(onnx.load(written.features_path), scan)
+    check_operators(graph, plugins=scan is ScanForm.PLUGIN)
     save_graph(graph, written.features_path)
     save_graph(only_outputs(graph), written.model_path)
     return written._replace(scan=scan)
@@ -36,28 +38,27 @@ def rewrite_for_tensorrt(written: Written, scan: ScanForm) -> Written:
 def tensorrt_graph(model: ModelProto, scan: ScanForm = ScanForm.PLAIN) -> ModelProto:
     """A copy of `model` in operators that TensorRT builds, with fixed shapes.
 
-    `ScanForm.PLAIN` has mixers' cores in standard operators, `ScanForm.PLUGIN` as `split_mixers` makes them, with
-    bodies for runtimes without the plugins; TensorRT's parser takes a body if there is one, so that for the plugins it
-    must be given the file without its functions. Raises ExportError where something stands in the graph that the
-    exporter does not write.
+    `ScanForm.PLAIN` has everything in standard operators, `ScanForm.PLUGIN` mixers' cores as `split_mixers` makes them,
+    and NMS and RoIAlign as `select_by_plugins` does, with bodies for runtimes without the plugins; TensorRT's parser
+    takes a body if there is one, so that for the plugins it must be given the file without its functions. Raises
+    ExportError where something stands in the graph that the exporter does not write.
     """
     graph = split_mixers(model) if scan is ScanForm.PLUGIN else model
     graph = only_outputs(graph, [value.name for value in model.graph.output])
     pools, constants = roi_align_nodes(graph)
     _replace(graph, nms_nodes(graph) | pools)
     graph.graph.initializer.extend(constants)
-    if scan is ScanForm.PLAIN:
+    if scan is ScanForm.PLUGIN:
+        select_by_plugins(graph)
+        add_scan_function(graph)
+        graph.functions.extend(selection_functions(graph))
+    else:
         add_plain_scan_function(graph)
-    add_scan_function(graph)
-    graph.functions.extend([nms_function(), *roi_align_functions()])
+        add_scan_function(graph)
+        graph.functions.extend([nms_function(), *roi_align_functions()])
     _agree_on_opset(graph)
     _cast_frames_first(graph)
-    if scan is ScanForm.PLUGIN:
-        inlined = [(SCAN_DOMAIN, name) for name in (NMS_OP, ROI_ALIGN_OP, AXIS_OP)]
-        graph = onnx.inliner.inline_selected_functions(graph, inlined)
-    else:
-        graph = inline_scan(graph)
-    return _named(_folded(graph))
+    return _named(_folded(graph if scan is ScanForm.PLUGIN else inline_scan(graph)))
 
 
 def _replace(model: ModelProto, nodes: dict[str, NodeProto]) -> None:

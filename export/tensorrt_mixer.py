@@ -27,7 +27,7 @@ from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 # How TensorRT's parser finds a plugin.
-_IDENTITY = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}
+PLUGIN_IDENTITY = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}
 # Inputs that are fp32 in fp16 graphs, too.
 CORE_FP32_INPUTS = {operator.name: operator.fp32_inputs for operator in MIXER_OPERATORS}
 
@@ -124,7 +124,7 @@ class _Splitter:
 
 def _own(op_type: str, core: NodeProto, inputs: list[str], output: str) -> NodeProto:
     name = f"{core.name}/{op_type}"
-    return onnx.helper.make_node(op_type, inputs, [output], name=name, domain=SCAN_DOMAIN, **_IDENTITY)
+    return onnx.helper.make_node(op_type, inputs, [output], name=name, domain=SCAN_DOMAIN, **PLUGIN_IDENTITY)
 
 
 def _standard(op_type: str, inputs: list[str], output: str) -> NodeProto:

@@ -21,6 +21,7 @@ PLUGIN_SOURCES = (
     KERNEL_SOURCE,
     "tensorrt_launch.cu",
     "tensorrt_launch.hpp",
+    "tensorrt_operator.hpp",
     "tensorrt_operators.hpp",
     "tensorrt_plan.hpp",
     "tensorrt_plugin.cpp",

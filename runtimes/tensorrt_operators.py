@@ -15,9 +15,6 @@ Shapes: uz (B, L, 2E), u before z; weight (E, K); bias, dt_bias, d (E); a (E, N)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
-
 from rs4d_edge.native.cuda_driver import CudaKernels
 from rs4d_edge.native.cuda_launch import (
     Element,
@@ -28,44 +25,10 @@ from rs4d_edge.native.cuda_launch import (
     plan_scan,
 )
 from rs4d_edge.native.library import ScanShape
+from rs4d_edge.runtimes.tensorrt_operator import Buffers, Dims, Operator
 
 _BYTES: dict[Element, int] = {"f32": 4, "f16": 2, "bf16": 2}
 _MANY_PROCESSORS = 1 << 12  # more than a GPU has: the plan for them is cut into the most segments
-
-Dims = Sequence[Sequence[int]]  # the shapes of all inputs
-
-
-class Buffers(NamedTuple):
-    """Device addresses, all dense, and the type of the tensors that are not fp32 whatever the others are."""
-
-    element: Element
-    inputs: Sequence[int]
-    output: int
-    workspace: int = 0
-
-
-class Launch(Protocol):
-    """Puts an operator's kernels onto `stream`, a handle as a number, and returns at once."""
-
-    def __call__(self, kernels: CudaKernels, dims: Dims, buffers: Buffers, stream: int) -> None:
-        """`dims` are those of all inputs; the output has that which `MixerOperator.output_shape` gives."""
-
-
-class MixerOperator(NamedTuple):
-    """One operator, with one output.
-
-    Attributes:
-        fp32_inputs: places of the inputs that are fp32 whatever the others are.
-        output_shape: from the inputs' shapes, whose sizes may be symbols, and a function that doubles a size.
-        workspace_bytes: what any GPU may need beside the tensors: engines are built where the GPU's size is not known.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    fp32_inputs: tuple[int, ...]
-    output_shape: Callable[[Sequence[Sequence[Any]], Callable[[Any], Any]], Sequence[Any]]
-    workspace_bytes: Callable[[Dims], int]
-    launch: Launch
 
 
 def _scan_shape(dims: Dims) -> ScanShape:
@@ -105,7 +68,7 @@ def _launch_gate(kernels: CudaKernels, dims: Dims, buffers: Buffers, stream: int
 
 
 MIXER_OPERATORS = (
-    MixerOperator(
+    Operator(
         "MixerConvolution",
         ("uz", "weight", "bias"),
         (1, 2),
@@ -113,7 +76,7 @@ MIXER_OPERATORS = (
         lambda dims: 0,
         _launch_convolution,
     ),
-    MixerOperator(
+    Operator(
         "MixerScan",
         ("v", "dt", "narrow", "dt_bias", "a", "d"),
         (3, 4, 5),
@@ -121,7 +84,7 @@ MIXER_OPERATORS = (
         _scan_workspace,
         _launch_scan,
     ),
-    MixerOperator(
+    Operator(
         "MixerGate",
         ("y", "uz"),
         (),

@@ -1,9 +1,9 @@
-"""A mixer's core as TensorRT plugins: class-based IPluginV3s, which TensorRT 10, 11 and TensorRT-RTX all take.
+"""A mixer's core, NMS and RoIAlign as TensorRT plugins, which TensorRT 10, 11 and TensorRT-RTX all take.
 
 `register_scan_plugins` is given the engine's Python module (`tensorrt` or `tensorrt_rtx`), so that nothing is imported
-here that a device may lack. Engines are built with them, without a GPU. `enqueue` launches the CUDA kernels of
-`rs4d_edge.native` on the engine's stream; it has not run on hardware yet. What the operators are is said in
-`tensorrt_operators`.
+here that a device may lack. The plugins are class-based IPluginV3s. Engines are built with them, without a GPU.
+`enqueue` launches the CUDA kernels of `rs4d_edge.native` on the engine's stream; it has not run on hardware yet. What
+the operators are is said in `tensorrt_operators` and `tensorrt_selection_operators`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from rs4d_edge.native.cuda_build import fatbin_path
 from rs4d_edge.native.cuda_driver import CudaDriver, CudaKernels
 from rs4d_edge.native.cuda_launch import Element
 from rs4d_edge.native.cuda_nvrtc import compile_for
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS, Buffers, MixerOperator
+from rs4d_edge.runtimes.tensorrt_operator import Buffers, Operator
+from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
+from rs4d_edge.runtimes.tensorrt_selection_operators import SELECTION_OPERATORS
 
 # An ONNX node finds its plugin by its operator and two attributes, both text: an integer version is read as empty.
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rs4d", "1"
-PLUGIN_NAMES = tuple(operator.name for operator in MIXER_OPERATORS)
+PLUGIN_OPERATORS = (*MIXER_OPERATORS, *SELECTION_OPERATORS)
+PLUGIN_NAMES = tuple(operator.name for operator in PLUGIN_OPERATORS)
 
 _registered: dict[str, list[Any]] = {}  # a registry keeps no reference to the creators that it is given
 
@@ -33,7 +36,7 @@ def register_scan_plugins(trt: Any) -> None:
         RuntimeFailure: the engine refuses one, or another plugin of that name is registered.
     """
     registered = _registered.setdefault(trt.__name__, [])
-    for operator in MIXER_OPERATORS[len(registered) :]:
+    for operator in PLUGIN_OPERATORS[len(registered) :]:
         creator = _creator_class(trt, operator)()
         if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
             raise RuntimeFailure(
@@ -50,13 +53,13 @@ def _kernels() -> CudaKernels:
     return driver.load(built.read_bytes() if built.is_file() else compile_for(driver.architecture))
 
 
-def _plugin_class(trt: Any, operator: MixerOperator) -> type[Any]:
+def _plugin_class(trt: Any, operator: Operator) -> type[Any]:
     """The plugin as a class of the engine's module; the methods' names and arguments are IPluginV3's."""
     elements: dict[Any, Element] = {trt.DataType.FLOAT: "f32", trt.DataType.HALF: "f16", trt.DataType.BF16: "bf16"}
 
     bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
 
-    class MixerPlugin(*bases):  # type: ignore[misc]  # known only at run time
+    class OperatorPlugin(*bases):  # type: ignore[misc]  # known only at run time
         def __init__(self) -> None:
             for base in bases:
                 base.__init__(self)
@@ -68,13 +71,13 @@ def _plugin_class(trt: Any, operator: MixerOperator) -> type[Any]:
             return self
 
         def clone(self) -> Any:
-            return MixerPlugin()
+            return OperatorPlugin()
 
         def get_fields_to_serialize(self) -> Any:
             return trt.PluginFieldCollection([])
 
         def get_output_data_types(self, input_types: Any) -> Any:
-            return [input_types[0]]
+            return [trt.DataType.INT32 if operator.int32_output else input_types[0]]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, expr_builder: Any) -> Any:
             def twice(size: Any) -> Any:
@@ -88,6 +91,8 @@ def _plugin_class(trt: Any, operator: MixerOperator) -> type[Any]:
                 return False
             if pos in operator.fp32_inputs:
                 return bool(tensor.type == trt.DataType.FLOAT)
+            if pos in operator.int32_inputs or (pos == num_inputs and operator.int32_output):
+                return bool(tensor.type == trt.DataType.INT32)
             return bool(tensor.type == first.type and first.type in elements)
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> None:
@@ -115,14 +120,14 @@ def _plugin_class(trt: Any, operator: MixerOperator) -> type[Any]:
             buffers = Buffers(elements[input_desc[0].type], inputs, outputs[0], workspace)
             operator.launch(_kernels(), dims, buffers, stream)
 
-    return MixerPlugin
+    return OperatorPlugin
 
 
-def _creator_class(trt: Any, operator: MixerOperator) -> type[Any]:
+def _creator_class(trt: Any, operator: Operator) -> type[Any]:
     """What makes a plugin of an ONNX node, or of a serialized engine; there is nothing to tell one by but its name."""
     plugin = _plugin_class(trt, operator)
 
-    class MixerPluginCreator(trt.IPluginCreatorV3One):  # type: ignore[misc]  # as above
+    class OperatorPluginCreator(trt.IPluginCreatorV3One):  # type: ignore[misc]  # as above
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = operator.name, PLUGIN_NAMESPACE, PLUGIN_VERSION
@@ -131,4 +136,4 @@ def _creator_class(trt: Any, operator: MixerOperator) -> type[Any]:
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             return plugin()
 
-    return MixerPluginCreator
+    return OperatorPluginCreator

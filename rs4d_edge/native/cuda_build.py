@@ -22,7 +22,7 @@ from rs4d_edge.errors import RuntimeUnavailable
 SOURCE_DIR = Path(__file__).resolve().parent
 TOOLKITS = Path("/usr/local")  # where the toolkit's installers put their folders cuda, cuda-12.8, ...
 KERNEL_SOURCE = "cuda_kernels.cu"
-HEADERS = ("cuda_device.cuh", "cuda_scan.cuh", "cuda_mixer.cuh")
+HEADERS = ("cuda_device.cuh", "cuda_scan.cuh", "cuda_mixer.cuh", "cuda_selection.cuh", "cuda_roi_align.cuh")
 ARCHITECTURES = (75, 80, 86, 87, 89, 90)  # T4; A100; RTX 30; Jetson Orin; RTX 40, L4; H100
 _PTX = f"compute_{ARCHITECTURES[0]}"  # the kernels use nothing newer, so one PTX serves all
 # Denormals count as zero, as on the CPU; nothing else of --use_fast_math is wanted. NVRTC takes the same.

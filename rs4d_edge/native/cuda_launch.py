@@ -20,8 +20,8 @@ _SCAN_THREADS, _SCAN_CHANNELS, _TILE_TOKENS = 128, 32, 32
 _TOKEN_THREADS, _TOKEN_RUN = 64, 16
 _STATE_SIZES = (8, 16)  # what the scan is compiled for
 MOST_STATES = _STATE_SIZES[-1]
-_LARGEST_INDEX = 2**31 - 1
-_LARGEST_GRID = 65535  # blocks along y and z
+LARGEST_INDEX = 2**31 - 1
+LARGEST_GRID = 65535  # blocks along y and z
 
 # A segment is worth its second pass over the exponentials only where the first one leaves more than half of the GPU
 # idle. Two blocks a multiprocessor are eight warps: two for each of its four schedulers.
@@ -73,7 +73,7 @@ def plan_scan(shape: ScanShape, directions: int, multiprocessors: int, *, segmen
     sequences = shape.batch * directions
     if not 1 <= shape.states <= MOST_STATES:
         raise InputError(f"CUDA scan: {shape.states} states, compiled for 1 to {MOST_STATES}: use the plain form")
-    if directions not in (1, 2) or min(shape) < 1 or sequences > _LARGEST_GRID or shape.length > _LARGEST_INDEX // 2:
+    if directions not in (1, 2) or min(shape) < 1 or sequences > LARGEST_GRID or shape.length > LARGEST_INDEX // 2:
         raise InputError(f"CUDA scan: {shape} in {directions} directions does not fit: pass at most 65535 sequences")
     blocks = -(-shape.channels // _SCAN_CHANNELS) * sequences
     wanted = multiprocessors * _BLOCKS_PER_MULTIPROCESSOR
@@ -108,7 +108,7 @@ def launch_scan(
     pointers = (arrays.u, arrays.delta, arrays.a, arrays.b, arrays.c, arrays.d, arrays.dt_bias, arrays.y, carry)
     row = shape.states if narrow_row is None else narrow_row
     sizes = (shape.batch, shape.length, shape.channels, shape.states, row, plan.segment_tokens, int(reverse))
-    arguments = _arguments(pointers, sizes)
+    arguments = kernel_arguments(pointers, sizes)
     name, groups = f"{element}_n{plan.padded_states}", -(-shape.channels // _SCAN_CHANNELS)
     sequences = shape.batch * plan.directions
     if plan.segments > 1:
@@ -133,7 +133,7 @@ def launch_conv(
     """
     if not 1 <= taps <= MOST_TAPS:
         raise InputError(f"CUDA convolution: {taps} taps, compiled for 1 to {MOST_TAPS}: use the plain form")
-    arguments = _arguments(addresses, (shape.length, shape.channels, taps))
+    arguments = kernel_arguments(addresses, (shape.length, shape.channels, taps))
     kernels.launch(f"rs4d_conv_{element}", _token_grid(shape), _TOKEN_THREADS, arguments, stream)
 
 
@@ -141,18 +141,19 @@ def launch_gate(
     kernels: CudaKernels, shape: ScanShape, element: Element, addresses: tuple[int, int, int], *, stream: int = 0
 ) -> None:
     """The directions' mean times SiLU(z): y (2, B, L, E), uz (B, L, 2E) to out (B, L, E)."""
-    arguments = _arguments(addresses, (shape.length, shape.channels))
+    arguments = kernel_arguments(addresses, (shape.length, shape.channels))
     kernels.launch(f"rs4d_gate_{element}", _token_grid(shape), _TOKEN_THREADS, arguments, stream)
 
 
-def _arguments(addresses: tuple[int, ...], sizes: tuple[int, ...]) -> Arguments:
+def kernel_arguments(addresses: tuple[int, ...], sizes: tuple[int, ...]) -> Arguments:
+    """In the order of cuda_kernels.cu: pointers, then ints."""
     return (*(Address(address) for address in addresses), *(ctypes.c_int(size) for size in sizes))
 
 
 def _token_grid(shape: ScanShape) -> tuple[int, int, int]:
     runs = -(-shape.length // _TOKEN_RUN)
-    if runs > _LARGEST_GRID or shape.batch > _LARGEST_GRID:
+    if runs > LARGEST_GRID or shape.batch > LARGEST_GRID:
         raise InputError(
-            f"CUDA mixer: {shape} has too many tokens for a grid: pass at most {_LARGEST_GRID * _TOKEN_RUN}"
+            f"CUDA mixer: {shape} has too many tokens for a grid: pass at most {LARGEST_GRID * _TOKEN_RUN}"
         )
     return -(-shape.channels // _TOKEN_THREADS), runs, shape.batch

@@ -9,10 +9,13 @@ namespace {
 
 static_assert(kScanThreads == rs4d_cuda::kScanThreads && kScanChannels == rs4d_cuda::kScanChannels);
 static_assert(kTileTokens == rs4d_cuda::kScanTokens && kTokenThreads == rs4d_cuda::kTokenThreads);
+static_assert(kOverlapThreads == rs4d_cuda::kOverlapThreads && kSettleThreads == rs4d_cuda::kSettleThreads);
+static_assert(kWordBits == rs4d_cuda::kWordBits && kMostBoxes == rs4d_cuda::kMostBoxes);
+static_assert(kRoiThreads == rs4d_cuda::kRoiThreads);
 static_assert(kTokenRun == rs4d_cuda::kTokenRun && kMostTaps == rs4d_cuda::kMostTaps);
 
 struct Kernels {
-  const void *conv, *gate;
+  const void *conv, *gate, *roi_align;
   const void *states[2], *scan[2];  // for kStateSizes
 };
 
@@ -24,6 +27,7 @@ const void* address(Function* kernel) {
 #define RS4D_OF_TYPE(NAME)                                                     \
   Kernels {                                                                    \
     address(rs4d_conv_##NAME), address(rs4d_gate_##NAME),                      \
+        address(rs4d_roi_align_##NAME),                                        \
         {address(rs4d_states_##NAME##_n8), address(rs4d_states_##NAME##_n16)}, \
         {address(rs4d_scan_##NAME##_n8), address(rs4d_scan_##NAME##_n16)}      \
   }
@@ -99,6 +103,31 @@ const char* launch_gate(Element element, const MixerShape& shape, const void* y,
   int length = static_cast<int>(shape.length), channels = static_cast<int>(shape.channels);
   void* arguments[] = {&y, &uz, &out, &length, &channels};
   return put(kernels_of(element).gate, token_grid(shape), kTokenThreads, arguments, stream);
+}
+
+const char* launch_nms(int64_t groups, int64_t boxes, const NmsArrays& arrays, void* stream) {
+  if (!fits_nms(groups, boxes)) return "NMS is compiled for 1 to 4096 boxes in at most 65535 groups";
+  if (!arrays.overlaps) return "the engine gave NMS no workspace";
+  NmsArrays given = arrays;
+  int count = static_cast<int>(boxes);
+  void* compared[] = {&given.boxes, &given.scores, &given.iou_threshold, &given.score_threshold, &given.overlaps,
+                      &count};
+  const dim3 grid = grid_of(divide_up(boxes, kOverlapThreads), divide_up(boxes, kWordBits), groups);
+  const void* kernel = address(rs4d_nms_overlaps);
+  if (const char* failed = put(kernel, grid, kOverlapThreads, compared, stream)) return failed;
+  void* settled[] = {&given.scores, &given.most, &given.score_threshold, &given.overlaps, &given.keep, &count};
+  return put(address(rs4d_nms_settle), grid_of(groups, 1, 1), kSettleThreads, settled, stream);
+}
+
+const char* launch_roi_align(Element element, const RoiShape& shape, const void* feature, const float* rois,
+                             const float* scale, void* pooled, void* stream) {
+  if (!fits_roi_align(shape)) return "RoIAlign takes at most 65535 RoIs, as many for each image";
+  int per_image = static_cast<int>(shape.rois / shape.images), channels = static_cast<int>(shape.channels);
+  int height = static_cast<int>(shape.height), width = static_cast<int>(shape.width);
+  int bins = static_cast<int>(shape.bins), samples = static_cast<int>(shape.samples);
+  void* arguments[] = {&feature, &rois, &scale, &pooled, &per_image, &channels, &height, &width, &bins, &samples};
+  const dim3 grid = grid_of(divide_up(shape.channels * shape.bins * shape.bins, kRoiThreads), shape.rois, 1);
+  return put(kernels_of(element).roi_align, grid, kRoiThreads, arguments, stream);
 }
 
 }  // namespace rs4d::tensorrt

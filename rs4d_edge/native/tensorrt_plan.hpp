@@ -10,6 +10,8 @@ namespace rs4d::tensorrt {
 constexpr int64_t kScanThreads = 128, kScanChannels = 32, kTileTokens = 32;
 constexpr int64_t kTokenThreads = 64, kTokenRun = 16, kMostTaps = 4;
 constexpr int64_t kStateSizes[] = {8, 16};  // what the scan is compiled for
+constexpr int64_t kOverlapThreads = 128, kSettleThreads = 256, kWordBits = 32, kMostBoxes = 4096;
+constexpr int64_t kRoiThreads = 128;
 constexpr int64_t kLargestIndex = INT32_MAX, kLargestGrid = 65535;
 
 // A segment costs a second pass over the exponentials, so there is one only where more than half of the GPU would idle.
@@ -19,6 +21,11 @@ constexpr int64_t kManyProcessors = 1 << 12;  // more than a GPU has
 // Of one direction. `states` counts for the scan alone.
 struct MixerShape {
   int64_t batch, length, channels, states;
+};
+
+// A map and its RoIs, over all images: bins of a RoI along an axis, and samples of a bin at most.
+struct RoiShape {
+  int64_t images, channels, height, width, rois, bins, samples;
 };
 
 // `carry_floats` of fp32 workspace, 0 for one segment.
@@ -68,6 +75,24 @@ inline int64_t carry_floats_at_most(const MixerShape& shape, int64_t directions)
 // Whether the convolution and the gate fit a grid.
 inline bool fits_token_grid(const MixerShape& shape) {
   return positive(shape) && shape.batch <= kLargestGrid && shape.length <= kLargestGrid * kTokenRun;
+}
+
+// Whether NMS fits the kernels and their grid; 32-bit words of workspace for it.
+inline bool fits_nms(int64_t groups, int64_t boxes) {
+  return groups >= 1 && groups <= kLargestGrid && boxes >= 1 && boxes <= kMostBoxes;
+}
+
+inline int64_t overlap_words(int64_t groups, int64_t boxes) { return groups * boxes * divide_up(boxes, kWordBits); }
+
+// Whether RoIAlign fits a grid. The factors are bounded before they are multiplied.
+inline bool fits_roi_align(const RoiShape& shape) {
+  const int64_t most = kLargestIndex - kRoiThreads;
+  for (const int64_t size : {shape.images, shape.channels, shape.height, shape.width, shape.bins, shape.samples}) {
+    if (size < 1 || size > most) return false;
+  }
+  if (shape.rois < 1 || shape.rois > kLargestGrid || shape.rois % shape.images != 0) return false;
+  const bool bins_fit = shape.bins <= most / shape.bins && shape.channels <= most / (shape.bins * shape.bins);
+  return bins_fit && shape.height <= most / shape.width;
 }
 
 }  // namespace rs4d::tensorrt

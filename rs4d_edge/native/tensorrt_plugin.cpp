@@ -3,6 +3,7 @@
 // runtimes/tensorrt_scan.py has the same plugins for Python.
 #include <new>
 
+#include "tensorrt_operators.hpp"
 #include "tensorrt_report.hpp"
 
 #if defined(_WIN32)
@@ -55,19 +56,19 @@ const IDimensionExpr* size_of(const Operator& op, Axis wanted, const DimsExprs* 
   return single && times ? builder.operation(DimensionOperation::kPROD, *single, *times) : nullptr;
 }
 
-class MixerPlugin final : public IPluginV3,
+class OperatorPlugin final : public IPluginV3,
                           public IPluginV3OneCore,
                           public IPluginV3OneBuild,
                           public IPluginV3OneRuntime {
  public:
-  explicit MixerPlugin(const Operator& op) : op_(op) {}
+  explicit OperatorPlugin(const Operator& op) : op_(op) {}
 
   IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
     if (type == PluginCapabilityType::kCORE) return static_cast<IPluginV3OneCore*>(this);
     if (type == PluginCapabilityType::kBUILD) return static_cast<IPluginV3OneBuild*>(this);
     return type == PluginCapabilityType::kRUNTIME ? static_cast<IPluginV3OneRuntime*>(this) : nullptr;
   }
-  IPluginV3* clone() noexcept override { return new (std::nothrow) MixerPlugin(op_); }
+  IPluginV3* clone() noexcept override { return new (std::nothrow) OperatorPlugin(op_); }
 
   const AsciiChar* getPluginName() const noexcept override { return op_.name; }
   const AsciiChar* getPluginVersion() const noexcept override { return kVersion; }
@@ -82,7 +83,7 @@ class MixerPlugin final : public IPluginV3,
   int32_t getOutputDataTypes(DataType* output_types, int32_t outputs, const DataType* input_types,
                              int32_t inputs) const noexcept override {
     if (inputs != op_.inputs || outputs != 1) return fail(op_, "it has another number of inputs or outputs");
-    output_types[0] = input_types[0];
+    output_types[0] = op_.type_of(inputs, input_types[0]);
     return kOk;
   }
 
@@ -104,24 +105,22 @@ class MixerPlugin final : public IPluginV3,
     return kOk;
   }
 
-  bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t inputs,
+  bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t,
                                  int32_t) noexcept override {
     const PluginTensorDesc& tensor = tensors[position].desc;
-    if (tensor.format != TensorFormat::kLINEAR) return false;
-    if (position < inputs && (op_.fp32_inputs >> position & 1u)) return tensor.type == DataType::kFLOAT;
+    const DataType first = tensors[0].desc.type;
     Element element;
-    return tensor.type == tensors[0].desc.type && element_of(tensor.type, element);
+    return tensor.format == TensorFormat::kLINEAR && tensor.type == op_.type_of(position, first) &&
+           (position > 0 || element_of(first, element));
   }
 
   size_t getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t, const DynamicPluginTensorDesc*,
                           int32_t) const noexcept override {
-    if (!op_.scans) return 0;
     Sizes sizes = unknown_sizes();
     for (int32_t i = 0; i < op_.inputs; ++i) {
       if (!read_sizes(op_.tensors[i], inputs[i].max, sizes)) return 0;
     }
-    const MixerShape shape{sizes[kBatch], sizes[kLength], sizes[kChannels], sizes[kStates]};
-    return sizeof(float) * static_cast<size_t>(carry_floats_at_most(shape, 2));
+    return static_cast<size_t>(op_.workspace_bytes(sizes));
   }
 
   int32_t onShapeChange(const PluginTensorDesc*, int32_t, const PluginTensorDesc*, int32_t) noexcept override {
@@ -137,11 +136,10 @@ class MixerPlugin final : public IPluginV3,
     if (!element_of(inputs[0].type, call.element)) return fail(op_, "it is compiled for fp32, fp16 and bf16");
     for (int32_t i = 0; i < op_.inputs; ++i) {
       given[i] = inputs[i].dims;
-      const DataType wanted = op_.fp32_inputs >> i & 1u ? DataType::kFLOAT : inputs[0].type;
-      if (inputs[i].type != wanted) return fail(op_, "an input is of another type");
+      if (inputs[i].type != op_.type_of(i, inputs[0].type)) return fail(op_, "an input is of another type");
     }
     if (!read_inputs(op_, given, call.sizes)) return kFailed;
-    if (output[0].type != inputs[0].type) return fail(op_, "the output is of another type");
+    if (output[0].type != op_.type_of(op_.inputs, inputs[0].type)) return fail(op_, "the output is of another type");
     if (!read_sizes(op_.output(), output[0].dims, call.sizes)) return fail(op_, "the output has another shape", given);
     const char* const reason = op_.launch(call);
     return reason ? fail(op_, reason, given) : kOk;
@@ -152,12 +150,12 @@ class MixerPlugin final : public IPluginV3,
   const PluginFieldCollection fields_{};
 };
 
-class MixerCreator final : public IPluginCreatorV3One {
+class OperatorCreator final : public IPluginCreatorV3One {
  public:
-  explicit MixerCreator(const Operator& op) : op_(op) {}
+  explicit OperatorCreator(const Operator& op) : op_(op) {}
 
   IPluginV3* createPlugin(const AsciiChar*, const PluginFieldCollection*, TensorRTPhase) noexcept override {
-    return new (std::nothrow) MixerPlugin(op_);
+    return new (std::nothrow) OperatorPlugin(op_);
   }
   const PluginFieldCollection* getFieldNames() noexcept override { return &fields_; }
   const AsciiChar* getPluginName() const noexcept override { return op_.name; }
@@ -169,8 +167,11 @@ class MixerCreator final : public IPluginCreatorV3One {
   const PluginFieldCollection fields_{};
 };
 
-MixerCreator creators[] = {MixerCreator(kOperators[0]), MixerCreator(kOperators[1]), MixerCreator(kOperators[2])};
-IPluginCreatorInterface* const exported[] = {&creators[0], &creators[1], &creators[2]};
+OperatorCreator creators[] = {OperatorCreator(kOperators[0]), OperatorCreator(kOperators[1]),
+                              OperatorCreator(kOperators[2]), OperatorCreator(kOperators[3]),
+                              OperatorCreator(kOperators[4])};
+IPluginCreatorInterface* const exported[] = {&creators[0], &creators[1], &creators[2], &creators[3], &creators[4]};
+static_assert(sizeof exported / sizeof exported[0] == sizeof kOperators / sizeof kOperators[0]);
 
 }  // namespace
 }  // namespace rs4d::tensorrt

@@ -7,7 +7,7 @@
 #include <cstdarg>
 #include <cstdio>
 
-#include "tensorrt_operators.hpp"
+#include "tensorrt_operator.hpp"
 
 namespace rs4d::tensorrt {
 

@@ -38,7 +38,7 @@ def test_the_bundle_holds_what_the_device_needs(bundle: Path) -> None:
     manifest = open_bundle(bundle).manifest
     assert (manifest.target, manifest.runtime, manifest.options["scan"]) == ("jetson", "tensorrt", "plugin")
     assert str(manifest.options["engines"]).startswith("none: rs4d-export build")
-    assert "in onnxruntime, the scan by its nodes' bodies" in str(manifest.options["compared"])
+    assert "in onnxruntime, our nodes by their bodies" in str(manifest.options["compared"])
     assert {file.path for file in manifest.files if not file.path.startswith("golden/")} == {
         "model.onnx",
         "plugin/README.txt",

@@ -11,7 +11,7 @@ import cv2
 import onnx
 import onnx.helper
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
 from rs4d_edge.bundle import open_bundle
 from rs4d_edge.calibration.calibration_set import CalibrationSet
@@ -19,7 +19,6 @@ from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.errors import ExportError, InputError, RuntimeUnavailable
 from rs4d_edge.export import pipeline, tensorrt_engines
 from rs4d_edge.export.command import make_recipe
-from rs4d_edge.export.graph import translate
 from rs4d_edge.export.pipeline import ExportResult, export_bundle
 from rs4d_edge.export.quantized_model import QuantizationPlan
 from rs4d_edge.export.recipes import RTX_CAPABILITIES, Precision, Recipe, ScanForm, Target
@@ -29,9 +28,10 @@ from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
 from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
-from tests.export.conftest import SIZE_HW
+from tests.export.conftest import SIZE_HW, shared_translation
 
 CAPABILITIES = ("8.6", "8.9")
+_SIZES_HW = {HeadType.BBOX: SIZE_HW, HeadType.PROMPT: (96, 64)}  # those that other tests translate, too
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +43,26 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
     return CalibrationSet(folder.name, tuple(sorted(folder.iterdir())))
 
 
-@pytest.fixture(scope="module")
-def translations(make_detector: Callable[[HeadType], RS4D]) -> dict[HeadType, tuple[RS4D, ModelProto]]:
-    """Models and their graphs, each translated once."""
-    models = {head: make_detector(head) for head in HeadType}
-    return {head: (model, translate(model)) for head, model in models.items()}
-
-
 @pytest.fixture
 def export(
-    translations: dict[HeadType, tuple[RS4D, ModelProto]],
+    make_detector: Callable[[HeadType], RS4D],
     calibration: CalibrationSet,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., ExportResult]:
     """Exports a tiny model to `tmp_path`/bundle."""
+    monkeypatch.setattr(pipeline, "translate", shared_translation)
 
     def run(head: HeadType, precision: Precision, scan: ScanForm, capabilities: tuple[str, ...]) -> ExportResult:
-        model, graph = translations[head]
-        copied = ModelProto()
-        copied.CopyFrom(graph)
-        monkeypatch.setattr(pipeline, "translate", lambda model, batch: copied)
         recipe = Recipe(
             target=Target.RTX,
             precision=precision,
-            image_size_hw=SIZE_HW,
+            image_size_hw=_SIZES_HW[head],
             compute_capabilities=capabilities,
             scan=scan,
         )
         plan = QuantizationPlan(calibration) if precision.needs_frames else None
-        return export_bundle(model, recipe, tmp_path / "bundle", plan=plan, threads=1)
+        return export_bundle(make_detector(head), recipe, tmp_path / "bundle", plan=plan, threads=1)
 
     return run
 
@@ -97,9 +87,14 @@ def test_an_engine_is_built_for_every_head_precision_and_scan(
     graph = onnx.load(tmp_path / "bundle" / "model.onnx").graph
     operators = [node.op_type for node in graph.node]
     own = [node for node in graph.node if node.domain]
-    assert [node.op_type for node in own] == [*PLUGIN_NAMES] * 2 * (scan is ScanForm.PLUGIN)
+    mixers = [node for node in own if node.op_type.startswith("Mixer")]
+    assert [node.op_type for node in mixers] == [*PLUGIN_NAMES[:3]] * 2 * (scan is ScanForm.PLUGIN)
+    assert {node.op_type for node in own} == ({*PLUGIN_NAMES} if scan is ScanForm.PLUGIN else set())
+    assert ("Loop" in operators) == (scan is ScanForm.PLAIN)  # TensorRT records no loop into a CUDA graph
     if own and precision is Precision.FP16:  # also between the plugins, and not only around them
-        assert all(node.input[0].endswith("/fp16") and node.output[0].endswith("/fp16") for node in own)
+        assert all(node.input[0].endswith("/fp16") and node.output[0].endswith("/fp16") for node in mixers)
+        pools = [node for node in own if node.op_type == "RoiAlignAdaptive"]
+        assert len(pools) == 6 and all(node.input[0].endswith("/fp16") for node in pools)
     assert ("QuantizeLinear" in operators) == (precision is Precision.INT8)
     assert not {"NonMaxSuppression", "RoiAlign"} & set(operators)
     zeros = [held for held in graph.initializer if held.name.endswith("/zero")]
@@ -119,7 +114,7 @@ def test_the_bundle_says_what_was_built_and_what_was_compared(
     manifest = bundle.manifest
     assert (manifest.target, manifest.runtime, manifest.model) == ("rtx", "tensorrt", "model.onnx")
     assert (manifest.options["engines"], manifest.options["scan"]) == ("8.6, 8.9", "plugin")
-    assert "in onnxruntime, the scan by its nodes' bodies" in str(manifest.options["compared"])
+    assert "in onnxruntime, our nodes by their bodies" in str(manifest.options["compared"])
     assert manifest.tools["tensorrt_rtx"] == trt.__version__
     assert manifest.parity.detections.matched == manifest.parity.detections.reference > 20
     assert {file.path for file in manifest.files if not file.path.startswith(("golden/", "plugin/"))} == {

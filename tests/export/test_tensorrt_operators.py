@@ -39,7 +39,7 @@ def _run(model: ModelProto, inputs: Mapping[str, Tensor]) -> Any:
     return session.run(None, {each.name: inputs[each.name].numpy() for each in session.get_inputs()})[0]
 
 
-def _nms_model(boxes: Tensor, scores: Tensor, iou: float, score: float, most: int) -> ModelProto:
+def nms_model(boxes: Tensor, scores: Tensor, iou: float, score: float, most: int) -> ModelProto:
     """As `rs4d_edge.export.translations.nms_keep` writes it."""
     groups, count = scores.shape
 
@@ -78,7 +78,7 @@ def _boxes(seed: int, groups: int, count: int) -> Tensor:
 def test_nms_keeps_what_the_reference_keeps_with_ties(seed: int, most: int) -> None:
     boxes = _boxes(seed, 3, 70)
     scores = torch.randint(-2, 10, (3, 70), generator=torch.Generator().manual_seed(seed)).float() / 10
-    found = _run(_nms_model(boxes, scores, 0.3, 0.05, most), {"boxes": boxes, "scores": scores})
+    found = _run(nms_model(boxes, scores, 0.3, 0.05, most), {"boxes": boxes, "scores": scores})
     expected = nms_keep_reference(boxes, scores, 0.3, 0.05, most)
     assert expected.any() and not expected.all()
     np.testing.assert_array_equal(found, expected.numpy())
@@ -91,19 +91,19 @@ def test_nms_follows_a_chain_through_all_boxes(backwards: bool) -> None:
     left = left.flip(0) if backwards else left
     boxes = torch.stack((left, torch.zeros(90), left + 8, torch.full((90,), 10.0)), dim=1)[None]
     scores = torch.linspace(0.9, 0.1, 90)[None]
-    found = _run(_nms_model(boxes, scores, 0.3, 0.0, 90), {"boxes": boxes, "scores": scores})
+    found = _run(nms_model(boxes, scores, 0.3, 0.0, 90), {"boxes": boxes, "scores": scores})
     assert found[0].tolist() == [True, False] * 45
     np.testing.assert_array_equal(found, nms_keep(boxes, scores, 0.3, 0.0, 90).numpy())
 
 
 def test_another_use_of_nms_is_refused() -> None:
-    model = _nms_model(_boxes(0, 1, 4), torch.ones(1, 4), 0.5, 0.0, 4)
+    model = nms_model(_boxes(0, 1, 4), torch.ones(1, 4), 0.5, 0.0, 4)
     del model.graph.node[-1]
     with pytest.raises(ExportError, match=r"filled: .*one Cast; found 0"):
         nms_nodes(model)
 
 
-def _roi_model(feature: Tensor, rois: Tensor, index: Tensor, size: int, scale: float) -> ModelProto:
+def roi_model(feature: Tensor, rois: Tensor, index: Tensor, size: int, scale: float) -> ModelProto:
     pooled = make_node(
         "RoiAlign",
         ["feature", "rois", "index"],
@@ -133,7 +133,7 @@ def test_roi_align_gives_what_the_reference_gives(size: int, stride: int, size_h
     rois[3] = torch.tensor([float(extent[0]) - 1, float(extent[1]) - 1, *extent])  # a corner
     index = torch.arange(2).repeat_interleave(20)
     inputs = {"feature": feature, "rois": rois, "index": index}
-    found = _run(_roi_model(feature, rois, index, size, 1 / stride), inputs)
+    found = _run(roi_model(feature, rois, index, size, 1 / stride), inputs)
     expected = roi_align_reference(feature, rois, index, size, 1 / stride)
     assert expected[0].abs().max() > 0 and not expected[[1, 21]].any()
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
@@ -141,7 +141,7 @@ def test_roi_align_gives_what_the_reference_gives(size: int, stride: int, size_h
 
 
 def test_a_pool_of_another_kind_is_refused() -> None:
-    model = _roi_model(torch.zeros(1, 2, 8, 8), torch.zeros(3, 4), torch.zeros(3).long(), 7, 0.25)
+    model = roi_model(torch.zeros(1, 2, 8, 8), torch.zeros(3, 4), torch.zeros(3).long(), 7, 0.25)
     next(each for each in model.graph.node[0].attribute if each.name == "sampling_ratio").i = 2
     with pytest.raises(ExportError, match="pool: only square pools of means with adaptive sampling"):
         tensorrt_graph(model)

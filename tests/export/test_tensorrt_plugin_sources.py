@@ -12,6 +12,7 @@ from rs4d_edge.errors import ExportError, RuntimeUnavailable
 from rs4d_edge.export import tensorrt_plugin_sources
 from rs4d_edge.export.tensorrt_plugin_sources import PLUGIN_SOURCES, README_NAME, write_plugin_sources
 from rs4d_edge.native.build import find_compiler
+from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
 from tests.native.tensorrt_plugin_build import STAND_INS
 
 
@@ -46,8 +47,9 @@ def test_the_readme_names_what_is_built_and_loaded(tmp_path: Path) -> None:
     lists = (tmp_path / "plugin" / "CMakeLists.txt").read_text()
     assert all(name in lists for name in settings)
     assert "add_library(rs4d_tensorrt SHARED" in lists and 'loadLibrary("build/librs4d_tensorrt.so")' in text
-    for name in ("rs4d::MixerConvolution", "rs4d::MixerScan", "rs4d::MixerGate"):
+    for name in ("rs4d::MixerConvolution", "rs4d::MixerScan", "rs4d::MixerGate", "rs4d::NmsKeep"):
         assert name in text
+    assert all(f'{{"{name}",' in (tmp_path / "plugin" / "tensorrt_operators.hpp").read_text() for name in PLUGIN_NAMES)
 
 
 def test_a_second_copy_is_refused(tmp_path: Path) -> None:

@@ -34,12 +34,13 @@ struct Fibre {
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   State state;
   float offered[2];  // to the warp, in turns: none is overwritten before all have read it
-  unsigned turn;
+  bool votes[2];     // the same to the block
+  unsigned turn, block_turn;
 };
 
 std::vector<Fibre> fibres;
 ucontext_t scheduler;
-unsigned current;
+unsigned current, block_threads;
 void (*kernel)(void** arguments);
 void** kernel_arguments;
 
@@ -62,7 +63,7 @@ void start(unsigned threads) {
     fibre.context.uc_stack.ss_size = kStackBytes;
     fibre.context.uc_link = &scheduler;
     makecontext(&fibre.context, run_kernel, 0);
-    fibre.state = State::kReady, fibre.turn = 0;
+    fibre.state = State::kReady, fibre.turn = fibre.block_turn = 0;
   }
 }
 
@@ -78,6 +79,7 @@ bool release(unsigned first, unsigned last, State state) {
 bool run_block(unsigned threads, bool descending) {
   const auto shared_bytes = static_cast<std::size_t>(__stop_emulated_shared - __start_emulated_shared);
   std::memset(__start_emulated_shared, 0xff, shared_bytes);
+  block_threads = threads;
   start(threads);
   for (;;) {
     for (unsigned i = 0; i < threads; ++i) {
@@ -130,20 +132,47 @@ struct Kernel {
 #define NAMED(KERNEL) {#KERNEL, Launcher<KERNEL>::run}
 #define KERNELS_OF(TYPE)                                                                                    \
   NAMED(rs4d_scan_##TYPE##_n8), NAMED(rs4d_scan_##TYPE##_n16), NAMED(rs4d_states_##TYPE##_n8),              \
-      NAMED(rs4d_states_##TYPE##_n16), NAMED(rs4d_conv_##TYPE), NAMED(rs4d_gate_##TYPE)
+      NAMED(rs4d_states_##TYPE##_n16), NAMED(rs4d_conv_##TYPE), NAMED(rs4d_gate_##TYPE),               \
+      NAMED(rs4d_roi_align_##TYPE)
 
-const Kernel kKernels[] = {KERNELS_OF(f32), KERNELS_OF(f16), KERNELS_OF(bf16)};
+const Kernel kKernels[] = {KERNELS_OF(f32), KERNELS_OF(f16), KERNELS_OF(bf16), NAMED(rs4d_nms_overlaps),
+                           NAMED(rs4d_nms_settle)};
 
 }  // namespace
 
 void barrier() { wait_for(State::kBarrier); }
 
-float exchange(float value, int lane_mask) {
-  const unsigned self = current;
-  const unsigned turn = fibres[self].turn++ % 2;
-  fibres[self].offered[turn] = value;
+namespace {
+
+// Shows `value` to the warp, and in which turn.
+unsigned offer(float value) {
+  const unsigned turn = fibres[current].turn++ % 2;
+  fibres[current].offered[turn] = value;
   wait_for(State::kShuffle);
+  return turn;
+}
+
+}  // namespace
+
+float exchange(float value, int lane_mask) {
+  const unsigned self = current, turn = offer(value);
   return fibres[self ^ static_cast<unsigned>(lane_mask)].offered[turn];
+}
+
+unsigned ballot(bool vote) {
+  const unsigned first = current / kWarp * kWarp, turn = offer(vote ? 1.0f : 0.0f);
+  unsigned votes = 0;
+  for (unsigned i = 0; i < kWarp; ++i) votes |= (fibres[first + i].offered[turn] != 0.0f ? 1u : 0u) << i;
+  return votes;
+}
+
+bool any_of_block(bool vote) {
+  const unsigned turn = fibres[current].block_turn++ % 2;
+  fibres[current].votes[turn] = vote;
+  wait_for(State::kBarrier);
+  bool any = false;
+  for (unsigned i = 0; i < block_threads; ++i) any = any || fibres[i].votes[turn];
+  return any;
 }
 
 }  // namespace emulation

@@ -29,6 +29,8 @@ extern float exponential_error;
 
 void barrier();
 float exchange(float value, int lane_mask);
+unsigned ballot(bool vote);
+bool any_of_block(bool vote);
 
 }  // namespace emulation
 
@@ -39,6 +41,19 @@ float exchange(float value, int lane_mask);
 inline void __syncthreads() { emulation::barrier(); }
 
 inline float __shfl_xor_sync(unsigned, float value, int lane_mask) { return emulation::exchange(value, lane_mask); }
+
+inline unsigned __ballot_sync(unsigned, int vote) { return emulation::ballot(vote != 0); }
+
+inline int __syncthreads_or(int vote) { return emulation::any_of_block(vote != 0); }
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
+// Nothing is contracted: see the flags in cuda_emulation.py.
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
 
 inline float __uint_as_float(unsigned bits) {
   float x;

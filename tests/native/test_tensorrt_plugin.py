@@ -12,8 +12,9 @@ from torch import Tensor
 from rs4d_edge.errors import InputError
 from rs4d_edge.native.cuda_launch import Element, ScanArrays, launch_conv, launch_gate, launch_scan, plan_scan
 from rs4d_edge.native.library import MixerShape, ScanShape
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS, MixerOperator
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMESPACE, PLUGIN_VERSION
+from rs4d_edge.runtimes.tensorrt_operator import Operator
+from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
+from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from tests.native.cuda_emulation import Emulation
 from tests.native.tensorrt_plugin_build import DATA_TYPES, Harness
 from tests.native.test_cuda_mixer import TYPES, expected, make_inputs, relative
@@ -35,16 +36,16 @@ def harness() -> Iterator[Harness]:
     emulation.reset()
 
 
-def types_of(operator: MixerOperator, dtype: torch.dtype) -> list[torch.dtype]:
+def types_of(operator: Operator, dtype: torch.dtype) -> list[torch.dtype]:
     """Of all inputs and of the output, where the free ones are `dtype`."""
     inputs = [FLOAT if i in operator.fp32_inputs else dtype for i in range(len(operator.inputs))]
     return [*inputs, dtype]
 
 
 def test_the_operators_are_those_of_the_python_plugins(harness: Harness) -> None:
-    names = [harness.symbols.harness_name(i) for i in range(len(MIXER_OPERATORS) + 1)]
-    assert names == [*(operator.name.encode() for operator in MIXER_OPERATORS), None]
-    for i in range(len(MIXER_OPERATORS)):
+    names = [harness.symbols.harness_name(i) for i in range(len(PLUGIN_NAMES) + 1)]
+    assert names == [*(name.encode() for name in PLUGIN_NAMES), None]
+    for i in range(len(PLUGIN_NAMES)):
         assert harness.symbols.harness_identity(i).decode() == f"{PLUGIN_NAMESPACE} {PLUGIN_VERSION}"
 
 
@@ -63,7 +64,7 @@ def test_the_plan_is_that_of_python(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("operator", MIXER_OPERATORS, ids=lambda operator: operator.name)
-def test_shapes_and_types_are_inferred(harness: Harness, operator: MixerOperator) -> None:
+def test_shapes_and_types_are_inferred(harness: Harness, operator: Operator) -> None:
     shapes, output = SHAPES[operator.name]
     types = types_of(operator, HALF)
     assert harness.infer(operator.name, shapes, types) == (output, DATA_TYPES[HALF])
@@ -73,7 +74,7 @@ def test_shapes_and_types_are_inferred(harness: Harness, operator: MixerOperator
 
 
 @pytest.mark.parametrize("operator", MIXER_OPERATORS, ids=lambda operator: operator.name)
-def test_inputs_that_do_not_fit_are_refused_at_build_time(harness: Harness, operator: MixerOperator) -> None:
+def test_inputs_that_do_not_fit_are_refused_at_build_time(harness: Harness, operator: Operator) -> None:
     shapes, _ = SHAPES[operator.name]
     types = types_of(operator, FLOAT)
     assert harness.infer(operator.name, shapes[:-1], types[:-2]) is None
@@ -92,7 +93,7 @@ def test_inputs_that_do_not_fit_are_refused_at_build_time(harness: Harness, oper
 
 
 @pytest.mark.parametrize("operator", MIXER_OPERATORS, ids=lambda operator: operator.name)
-def test_types_that_go_together_are_taken(harness: Harness, operator: MixerOperator) -> None:
+def test_types_that_go_together_are_taken(harness: Harness, operator: Operator) -> None:
     count = len(operator.inputs)
     for dtype in (FLOAT, HALF, BFLOAT):
         types = types_of(operator, dtype)

@@ -21,10 +21,14 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import pytest
+import torch
 from onnx import NodeProto, TensorProto
 
 from rs4d_edge.errors import RuntimeUnavailable
 from rs4d_edge.native.cuda_build import COMPILE_FLAGS, SOURCE_DIR, find_nvcc
+from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
+from tests.export.test_tensorrt_operators import nms_model, roi_model
+from tests.export.test_tensorrt_selection import in_plugin_form, roi_inputs
 from tests.native.tensorrt_plugin_build import Harness, tensorrt_headers
 
 SHARED_LIBRARY = "libtensorrt_rtx.so"  # the parser opens it by this name, and the wheel names it otherwise
@@ -80,9 +84,24 @@ def load(library: Path, model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
 )
 def test_tensorrt_loads_the_library_and_builds_with_it(tmp_path: Path, kind: int, name: str) -> None:
     answer, _ = load(Harness().library, core_model(kind), tmp_path)
-    assert answer["creators"] == ["MixerConvolution", "MixerScan", "MixerGate"]
+    assert answer["creators"] == [*PLUGIN_NAMES]
     assert (answer["parsed"], answer["plugins"], answer["output"]) == (True, 3, [1, 50, 24])
     assert answer["type"] == name
+    assert answer["engine_bytes"] > 0
+
+
+@pytest.mark.parametrize("plugin", ["NmsKeep", "RoiAlignAdaptive"])
+def test_tensorrt_builds_selection_with_it(tmp_path: Path, plugin: str) -> None:
+    """The graphs that the export writes, which the parser is given without the bodies."""
+    made = {
+        "NmsKeep": lambda: nms_model(torch.zeros(2, 50, 4), torch.zeros(2, 50), 0.5, 0.0, 5),
+        "RoiAlignAdaptive": lambda: roi_model(**roi_inputs(), size=5, scale=0.125),
+    }
+    model = in_plugin_form(made[plugin](), plugin)
+    del model.functions[:]
+    answer, _ = load(Harness().library, model, tmp_path)
+    output, kind = {"NmsKeep": ([2, 50], "BOOL"), "RoiAlignAdaptive": ([16, 3, 5, 5], "FLOAT")}[plugin]
+    assert (answer["parsed"], answer["plugins"], answer["output"], answer["type"]) == (True, 1, output, kind)
     assert answer["engine_bytes"] > 0
 
 

@@ -17,7 +17,8 @@ from rs4d_edge.native.cuda_launch import plan_scan
 from rs4d_edge.native.library import MixerShape, ScanShape
 from rs4d_edge.reference.scan_cuda import ELEMENTS
 from rs4d_edge.runtimes import tensorrt_scan
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS, Buffers, MixerOperator
+from rs4d_edge.runtimes.tensorrt_operator import Buffers, Operator
+from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from tests.native.cuda_emulation import Emulation
 from tests.native.test_cuda_mixer import expected, make_inputs, relative
@@ -45,10 +46,17 @@ def plugin_of(trt: Any, name: str) -> Any:
     return creator.create_plugin("node", trt.PluginFieldCollection([field]), trt.TensorRTPhase.BUILD)
 
 
-def launched(emulation: Emulation, operator: MixerOperator, inputs: Sequence[Tensor]) -> Tensor:
+def output_of(operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
+    """What is to be written over: NaN, or -1."""
+    dims = [tuple(x.shape) for x in inputs]
+    fill, dtype = (-1, torch.int32) if operator.int32_output else (torch.nan, inputs[0].dtype)
+    return torch.full(tuple(operator.output_shape(dims, lambda size: 2 * size)), fill, dtype=dtype)
+
+
+def launched(emulation: Emulation, operator: Operator, inputs: Sequence[Tensor]) -> Tensor:
     """Through `launch` itself; output and workspace hold NaN before."""
     dims = [tuple(x.shape) for x in inputs]
-    output = torch.full(tuple(operator.output_shape(dims, lambda size: 2 * size)), torch.nan, dtype=inputs[0].dtype)
+    output = output_of(operator, inputs)
     workspace = torch.full((operator.workspace_bytes(dims) // 4,), torch.nan)
     addresses = [x.data_ptr() for x in inputs]
     buffers = Buffers(ELEMENTS[inputs[0].dtype], addresses, output.data_ptr(), workspace.data_ptr())
@@ -56,14 +64,15 @@ def launched(emulation: Emulation, operator: MixerOperator, inputs: Sequence[Ten
     return output
 
 
-def enqueued(trt: Any, operator: MixerOperator, kind: str, inputs: Sequence[Tensor]) -> Tensor:
+def enqueued(trt: Any, operator: Operator, kind: str, inputs: Sequence[Tensor]) -> Tensor:
     """Through a plugin as an engine's context calls it."""
     dims = [tuple(x.shape) for x in inputs]
     kinds = ["FLOAT" if place in operator.fp32_inputs else kind for place in range(len(inputs))]
+    kinds = ["INT32" if place in operator.int32_inputs else each for place, each in enumerate(kinds)]
     tensors = [
         SimpleNamespace(dims=size, type=getattr(trt.DataType, each)) for size, each in zip(dims, kinds, strict=True)
     ]
-    output = torch.full(tuple(operator.output_shape(dims, lambda size: 2 * size)), torch.nan, dtype=inputs[0].dtype)
+    output = output_of(operator, inputs)
     plugin = plugin_of(trt, operator.name).attach_to_context(None).clone()
     size = plugin.get_workspace_size([SimpleNamespace(max=each) for each in dims], None)
     workspace = torch.full((size // 4,), torch.nan)
@@ -111,8 +120,8 @@ def test_the_workspace_is_enough_on_every_gpu(shape: tuple[int, int, int, int], 
     assert not CONVOLUTION.workspace_bytes([wide]) and not GATE.workspace_bytes([wide])
 
 
-@pytest.mark.parametrize("operator", MIXER_OPERATORS, ids=PLUGIN_NAMES)
-def test_types_that_go_together_are_taken(operator: MixerOperator) -> None:
+@pytest.mark.parametrize("operator", MIXER_OPERATORS, ids=lambda operator: operator.name)
+def test_types_that_go_together_are_taken(operator: Operator) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     plugin, count = plugin_of(trt, operator.name), len(operator.inputs)
     float32, half, int8 = trt.DataType.FLOAT, trt.DataType.HALF, trt.DataType.INT8
@@ -135,7 +144,7 @@ def test_types_that_go_together_are_taken(operator: MixerOperator) -> None:
 
 def test_plugins_are_told_apart_by_name_alone() -> None:
     trt = pytest.importorskip("tensorrt_rtx")
-    assert PLUGIN_NAMES == ("MixerConvolution", "MixerScan", "MixerGate")
+    assert PLUGIN_NAMES == ("MixerConvolution", "MixerScan", "MixerGate", "NmsKeep", "RoiAlignAdaptive")
     for name in PLUGIN_NAMES:
         plugin = plugin_of(trt, name)
         assert (plugin.plugin_name, plugin.plugin_namespace, plugin.plugin_version) == (name, "rs4d", "1")
