@@ -111,7 +111,7 @@ class ScanForm(str, Enum):
     `FUNCTION`: in ONNX, a node of our own with a body of standard operators, which any runtime can run.
     `NATIVE`: in OpenVINO's IR, one node each, computed by our kernel through the scan extension, which the device must
     have too. `PLAIN`: in OpenVINO's IR and for TensorRT, standard operators, which run anywhere and are several times
-    slower. `PLUGIN`: for TensorRT, nodes with bodies as in `FUNCTION`, for mixers' cores, NMS and RoIAlign, but in engines
+    slower. `PLUGIN`: for TensorRT, nodes with bodies as in `FUNCTION`, of mixers' cores, NMS and RoIAlign; in engines
     our plugins, which the device must register.
     """
 

@@ -1,6 +1,7 @@
 """A mixer's core as three nodes of our own around its two matrix products, for TensorRT's plugins.
 
-`rs4d_edge.runtimes.tensorrt_operators` says what the operators compute, `tensorrt_mixer_function` has their bodies.
+`rs4d_edge.runtimes.tensorrt_mixer_operators` says what the operators compute, `tensorrt_mixer_function` has their
+bodies.
 
 `split_mixers` belongs ahead of measuring ranges and of `to_half`: v, narrow, dt and y are then tensors like any other,
 which stay in fp32 where what was measured on them does not fit fp16, or else are fp16 with both products. Within a
@@ -23,8 +24,8 @@ from rs4d_edge.export.mixer_function import MIXER_INPUTS, MIXER_OP
 from rs4d_edge.export.scan_function import SCAN_DOMAIN, SCAN_OP, scan_function
 from rs4d_edge.export.tensorrt_mixer_function import core_functions
 from rs4d_edge.native.cuda_launch import MOST_STATES, MOST_TAPS
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMESPACE, PLUGIN_VERSION
+from rs4d_edge.runtimes.tensorrt_mixer_operators import MIXER_OPERATORS
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMESPACE, PLUGIN_VERSION
 
 # How TensorRT's parser finds a plugin.
 PLUGIN_IDENTITY = {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": PLUGIN_VERSION}

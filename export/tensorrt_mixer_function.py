@@ -4,8 +4,8 @@ They compute in fp32 whatever the tensors are, as the kernels do, so that what f
 in the plugin: the tensors in between, and neither states nor step sizes. TensorRT's parser finds a plugin by two
 attributes, which the functions take, since ONNX allows a node none that its function does not know.
 
-Shapes and symbols are those of `rs4d_edge.runtimes.tensorrt_operators`. The convolution's form, and why it is written
-for one width, is that of `mixer_function`.
+Shapes and symbols are those of `rs4d_edge.runtimes.tensorrt_mixer_operators`. The convolution's form, and why it is
+written for one width, is that of `mixer_function`.
 """
 
 from __future__ import annotations

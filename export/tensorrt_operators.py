@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from rs4d_edge.errors import ExportError
 from rs4d_edge.export.scan_function import SCAN_DOMAIN
 from rs4d_edge.export.tensorrt_restrictions import Tensors, restriction
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 
 _OPSETS = range(9, 21)  # of TensorRT 10.0 to 10.3
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})

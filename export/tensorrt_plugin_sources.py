@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rs4d_edge.errors import ExportError
 from rs4d_edge.native.cuda_build import HEADERS, KERNEL_SOURCE, SOURCE_DIR
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE
 
 FOLDER = "plugin"
 LIBRARY_NAME = "librs4d_tensorrt.so"

@@ -23,9 +23,9 @@ from typing import IO, Any
 from pydantic import BaseModel
 
 from rs4d_edge.runtimes.tensorrt_parsed import without_functions
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_plugins
 from rs4d_edge.runtimes.tensorrt_progress import BuildProgress, make_monitor
 from rs4d_edge.runtimes.tensorrt_record import EngineHost, EngineRecord, EngineTensor
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_scan_plugins
 from rs4d_edge.runtimes.tensorrt_timing import load_timing_cache, save_timing_cache
 
 _MEMORY = {
@@ -69,7 +69,7 @@ def build(job: BuildJob, tell: Callable[[BuildProgress], None]) -> BuildAnswer:
     content = job.model.read_bytes()
     parsed = without_functions(content)
     if parsed.needs_plugins:
-        register_scan_plugins(trt)
+        register_plugins(trt)
     try:
         builder = _builder(trt, log)
         network = _parse(trt, builder, log, parsed.content)

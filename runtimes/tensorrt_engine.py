@@ -11,8 +11,8 @@ import numpy as np
 from rs4d_edge.errors import BundleError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import TensorSpec
 from rs4d_edge.runtimes.tensorrt_cuda import ON_THE_CPU, Cuda
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_plugins
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord, EngineTensor
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_scan_plugins
 
 _LIBRARIES = {  # how each comes to a device
     "tensorrt_rtx": 'run: pip install "tensorrt-rtx=={version}"',
@@ -50,13 +50,13 @@ class EngineLog:
         return errors
 
 
-def register_plugins(trt: Any, record: EngineRecord) -> None:
+def register_needed_plugins(trt: Any, record: EngineRecord) -> None:
     """Make known what the engine needs. Raises BundleError for a plugin that is not ours."""
     unknown = [name for name in record.plugins if name not in _PLUGINS]
     if unknown:
         raise BundleError(f"{record.engine} needs the plugin {unknown[0]!r}, this rs4d-edge has {', '.join(_PLUGINS)}")
     if record.plugins:
-        register_scan_plugins(trt)
+        register_plugins(trt)
 
 
 def open_context(trt: Any, content: bytes, record: EngineRecord, log: EngineLog, cuda: Cuda) -> Any:

@@ -24,7 +24,7 @@ from rs4d_edge.runtimes.tensorrt_cuda import Cuda
 from rs4d_edge.runtimes.tensorrt_engine import (
     EngineLog,
     open_context,
-    register_plugins,
+    register_needed_plugins,
     tensor_specs,
 )
 from rs4d_edge.runtimes.tensorrt_identity import find_engine, read_engine
@@ -63,7 +63,7 @@ class TensorRtRuntime:
         self._cuda = cuda
         self._log = EngineLog(trt)
         self._graph: Any = None
-        register_plugins(trt, record)
+        register_needed_plugins(trt, record)
         with ExitStack() as opened:
             self._stream = cuda.stream(opened)
             self._inputs = allocate(cuda, tensor_specs(record.inputs), opened)

@@ -1,4 +1,4 @@
-"""NMS and RoIAlign for TensorRT, beside `tensorrt_operators`: what it has of them cannot be used.
+"""NMS and RoIAlign for TensorRT, beside `tensorrt_mixer_operators`: what it has of them cannot be used.
 
 Its own operators for them either are not built by TensorRT-RTX or do not sample as the models do. In standard operators
 NMS is a loop whose end depends on the data, which keeps an engine out of a CUDA graph, and RoIAlign a dense product

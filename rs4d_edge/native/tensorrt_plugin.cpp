@@ -1,6 +1,6 @@
 // The operators of tensorrt_operators.hpp as TensorRT plugins, for C++ programs: IPluginRegistry::loadLibrary finds the
 // two functions at the end. One source for TensorRT 10 and 11 and for TensorRT-RTX; nothing of them is linked.
-// runtimes/tensorrt_scan.py has the same plugins for Python.
+// runtimes/tensorrt_plugins.py has the same plugins for Python.
 #include <new>
 
 #include "tensorrt_operators.hpp"

@@ -19,7 +19,7 @@ from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.tensorrt_device_build import build_on_device
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 from rs4d_edge.verification import verify
 from tests.export.conftest import SIZE_HW, shared_translation
 

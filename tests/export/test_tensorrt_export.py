@@ -26,8 +26,8 @@ from rs4d_edge.export.tensorrt_engines import build_ahead
 from rs4d_edge.predictor import Predictor
 from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
 from tests.export.conftest import SIZE_HW, shared_translation
 
 CAPABILITIES = ("8.6", "8.9")

@@ -26,11 +26,11 @@ from rs4d_edge.export.tensorrt_mixer import split_mixers
 from rs4d_edge.export.tensorrt_mixer_function import core_functions
 from rs4d_edge.native.library import MixerShape
 from rs4d_edge.reference.mixer_core import mixer_core_composed
+from rs4d_edge.runtimes.tensorrt_mixer_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_operator import Operator
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
 from tests.export.test_mixer_function import SHAPES, mixer_model, run_onnx, run_onnxruntime, tokens, weights
 from tests.native.cuda_emulation import Emulation
-from tests.runtimes.test_tensorrt_scan import launched
+from tests.runtimes.test_tensorrt_plugins import launched
 
 Array = npt.NDArray[Any]
 CORE = "backbone.layers.0/MixerCore"

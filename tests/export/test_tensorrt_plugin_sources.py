@@ -12,7 +12,7 @@ from rs4d_edge.errors import ExportError, RuntimeUnavailable
 from rs4d_edge.export import tensorrt_plugin_sources
 from rs4d_edge.export.tensorrt_plugin_sources import PLUGIN_SOURCES, README_NAME, write_plugin_sources
 from rs4d_edge.native.build import find_compiler
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 from tests.native.tensorrt_plugin_build import STAND_INS
 
 

@@ -29,7 +29,7 @@ from tests.export.conftest import SIZE_HW, tiny_translation
 from tests.export.test_tensorrt_operators import nms_model, roi_model
 from tests.native.cuda_emulation import Emulation
 from tests.native.test_cuda_roi_align import boxes
-from tests.runtimes.test_tensorrt_scan import launched
+from tests.runtimes.test_tensorrt_plugins import launched
 
 NMS, ROI_ALIGN = SELECTION_OPERATORS
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from rs4d_edge.errors import InputError
 from rs4d_edge.native.cuda_launch import Element, ScanArrays, launch_conv, launch_gate, launch_scan, plan_scan
 from rs4d_edge.native.library import MixerShape, ScanShape
+from rs4d_edge.runtimes.tensorrt_mixer_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_operator import Operator
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from tests.native.cuda_emulation import Emulation
 from tests.native.tensorrt_plugin_build import DATA_TYPES, Harness
 from tests.native.test_cuda_mixer import TYPES, expected, make_inputs, relative

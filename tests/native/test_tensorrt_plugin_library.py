@@ -26,7 +26,7 @@ from onnx import NodeProto, TensorProto
 
 from rs4d_edge.errors import RuntimeUnavailable
 from rs4d_edge.native.cuda_build import COMPILE_FLAGS, SOURCE_DIR, find_nvcc
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 from tests.export.test_tensorrt_operators import nms_model, roi_model
 from tests.export.test_tensorrt_selection import in_plugin_form, roi_inputs
 from tests.native.tensorrt_plugin_build import Harness, tensorrt_headers

@@ -15,7 +15,7 @@ from tests.native.tensorrt_plugin_build import DATA_TYPES, Harness
 from tests.native.test_cuda_roi_align import boxes
 from tests.native.test_cuda_selection import crowd
 from tests.native.test_tensorrt_plugin import harness
-from tests.runtimes.test_tensorrt_scan import launched, output_of
+from tests.runtimes.test_tensorrt_plugins import launched, output_of
 
 __all__ = ["harness"]  # the fixture
 FLOAT, HALF, BFLOAT, INT32 = torch.float32, torch.float16, torch.bfloat16, torch.int32

@@ -185,9 +185,7 @@ def test_plugins_are_registered_before_the_engine_is_loaded(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, int]] = []
-    monkeypatch.setattr(
-        tensorrt_engine, "register_scan_plugins", lambda trt: seen.append((trt, machine.trt.deserialized))
-    )
+    monkeypatch.setattr(tensorrt_engine, "register_plugins", lambda trt: seen.append((trt, machine.trt.deserialized)))
     machine.open(write_engine(tmp_path, plugins=("rs4d::MixerScan", "rs4d::MixerGate"))).close()
     assert seen == [(machine.trt, 0)]
     machine.trt.deserialized = 0

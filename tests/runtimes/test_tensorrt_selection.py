@@ -15,7 +15,7 @@ from rs4d_edge.runtimes.tensorrt_selection_operators import SELECTION_OPERATORS
 from tests.native.cuda_emulation import Emulation
 from tests.native.test_cuda_roi_align import boxes
 from tests.native.test_cuda_selection import crowd
-from tests.runtimes.test_tensorrt_scan import emulated, enqueued, plugin_of
+from tests.runtimes.test_tensorrt_plugins import emulated, enqueued, plugin_of
 
 __all__ = ["emulated"]  # the fixture
 NMS, ROI_ALIGN = SELECTION_OPERATORS

@@ -1,9 +1,9 @@
 """A mixer's core, NMS and RoIAlign as TensorRT plugins, which TensorRT 10, 11 and TensorRT-RTX all take.
 
-`register_scan_plugins` is given the engine's Python module (`tensorrt` or `tensorrt_rtx`), so that nothing is imported
+`register_plugins` is given the engine's Python module (`tensorrt` or `tensorrt_rtx`), so that nothing is imported
 here that a device may lack. The plugins are class-based IPluginV3s. Engines are built with them, without a GPU.
 `enqueue` launches the CUDA kernels of `rs4d_edge.native` on the engine's stream; it has not run on hardware yet. What
-the operators are is said in `tensorrt_operators` and `tensorrt_selection_operators`.
+the operators are is said in `tensorrt_mixer_operators` and `tensorrt_selection_operators`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rs4d_edge.native.cuda_build import fatbin_path
 from rs4d_edge.native.cuda_driver import CudaDriver, CudaKernels
 from rs4d_edge.native.cuda_launch import Element
 from rs4d_edge.native.cuda_nvrtc import compile_for
+from rs4d_edge.runtimes.tensorrt_mixer_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_operator import Buffers, Operator
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_selection_operators import SELECTION_OPERATORS
 
 # An ONNX node finds its plugin by its operator and two attributes, both text: an integer version is read as empty.
@@ -29,7 +29,7 @@ PLUGIN_NAMES = tuple(operator.name for operator in PLUGIN_OPERATORS)
 _registered: dict[str, list[Any]] = {}  # a registry keeps no reference to the creators that it is given
 
 
-def register_scan_plugins(trt: Any) -> None:
+def register_plugins(trt: Any) -> None:
     """Make the plugins known to the engine's module `trt`; a second call changes nothing.
 
     Raises:

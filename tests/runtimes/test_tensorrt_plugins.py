@@ -16,10 +16,10 @@ from rs4d_edge.errors import RuntimeFailure
 from rs4d_edge.native.cuda_launch import plan_scan
 from rs4d_edge.native.library import MixerShape, ScanShape
 from rs4d_edge.reference.scan_cuda import ELEMENTS
-from rs4d_edge.runtimes import tensorrt_scan
+from rs4d_edge.runtimes import tensorrt_plugins
+from rs4d_edge.runtimes.tensorrt_mixer_operators import MIXER_OPERATORS
 from rs4d_edge.runtimes.tensorrt_operator import Buffers, Operator
-from rs4d_edge.runtimes.tensorrt_operators import MIXER_OPERATORS
-from rs4d_edge.runtimes.tensorrt_scan import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
+from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, PLUGIN_VERSION
 from tests.native.cuda_emulation import Emulation
 from tests.native.test_cuda_mixer import expected, make_inputs, relative
 
@@ -32,15 +32,15 @@ TYPES = [(torch.float32, "FLOAT", 2e-6), (torch.float16, "HALF", 2.0**-8), (torc
 def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
     emulation = Emulation()
     emulation.reset()
-    monkeypatch.setattr(tensorrt_scan, "_kernels", lambda: emulation.scan.kernels)
+    monkeypatch.setattr(tensorrt_plugins, "_kernels", lambda: emulation.scan.kernels)
     yield emulation
     emulation.reset()
 
 
 def plugin_of(trt: Any, name: str) -> Any:
     """As the parser makes it: by the registry's creator, from a node's attributes, none of which it knows."""
-    tensorrt_scan.register_scan_plugins(trt)
-    tensorrt_scan.register_scan_plugins(trt)  # a second time is no error
+    tensorrt_plugins.register_plugins(trt)
+    tensorrt_plugins.register_plugins(trt)  # a second time is no error
     creator = trt.get_plugin_registry().get_creator(name, PLUGIN_VERSION, PLUGIN_NAMESPACE)
     field = trt.PluginField("unknown", np.array([1], dtype=np.int32), trt.PluginFieldType.INT32)
     return creator.create_plugin("node", trt.PluginFieldCollection([field]), trt.TensorRTPhase.BUILD)
@@ -167,5 +167,5 @@ def test_another_plugin_of_that_name_is_an_error() -> None:
         **{name: type(name, (), {}) for name in names},
     )
     with pytest.raises(RuntimeFailure, match=r"tensorrt_stub does not take the plugin rs4d::MixerScan 1: another one"):
-        tensorrt_scan.register_scan_plugins(trt)
+        tensorrt_plugins.register_plugins(trt)
     assert taken == ["rs4d::MixerConvolution", "rs4d::MixerScan"]
