@@ -100,7 +100,10 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is already at --out")] = False,
 ) -> None:
-    """Export MODEL, compare it with the reference on golden frames, and write the bundle only if they agree."""
+    """Export MODEL, compare it with the reference on golden frames, and write the bundle only if they agree.
+
+    On the device, `rs4d-export build BUNDLE` builds the engine of a bundle for jetson or rtx: see its own --help.
+    """
     choice = choose_target(target)
     precision = precision or choice.precision
     reference = load(model)
