@@ -19,11 +19,7 @@ Choices that are ours, for all presets:
 
 from __future__ import annotations
 
-import difflib
-
 from pydantic import BaseModel, ConfigDict
-
-from rs4d_edge.errors import InputError
 
 
 class _Facts(BaseModel):
@@ -198,12 +194,3 @@ PRESETS = {
         ),
     )
 }
-
-
-def preset(name: str) -> DevicePreset:
-    """The preset of that name. Raises InputError that lists all names, and the one that may have been meant."""
-    if name in PRESETS:
-        return PRESETS[name]
-    close = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise InputError(f"there is no device {name!r}{hint} Known are: {', '.join(PRESETS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from collections.abc import Iterable
@@ -32,6 +33,14 @@ def machine_record(packages: Iterable[str] = ()) -> dict[str, Any]:
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "packages": {name: version for name in ("rs4d-edge", *packages) if (version := package_version(name))},
     }
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module of that full name could be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # a package that it lies in is missing or broken
+        return False
 
 
 def package_version(package: str) -> str | None:

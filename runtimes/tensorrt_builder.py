@@ -23,7 +23,7 @@ from typing import IO, Any
 from pydantic import BaseModel
 
 from rs4d_edge.runtimes.tensorrt_parsed import without_functions
-from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_plugins
+from rs4d_edge.runtimes.tensorrt_plugins import QUALIFIED_NAMES, register_plugins
 from rs4d_edge.runtimes.tensorrt_progress import BuildProgress, make_monitor
 from rs4d_edge.runtimes.tensorrt_record import EngineHost, EngineRecord, EngineTensor
 from rs4d_edge.runtimes.tensorrt_timing import load_timing_cache, save_timing_cache
@@ -88,7 +88,7 @@ def build(job: BuildJob, tell: Callable[[BuildProgress], None]) -> BuildAnswer:
         model_sha256=hashlib.sha256(content).hexdigest(),
         inputs=tuple(_tensor(trt, network.get_input(index)) for index in range(network.num_inputs)),
         outputs=tuple(_tensor(trt, network.get_output(index)) for index in range(network.num_outputs)),
-        plugins=tuple(f"{PLUGIN_NAMESPACE}::{name}" for name in PLUGIN_NAMES) if parsed.needs_plugins else (),
+        plugins=QUALIFIED_NAMES if parsed.needs_plugins else (),
         size_bytes=plan.nbytes,
         build_s=round(time.monotonic() - begun, 3),
         **{name: log.number(pattern) for name, pattern in _MEMORY.items()},

@@ -16,7 +16,7 @@ from rs4d_edge.errors import BundleError, InputError, RuntimeUnavailable
 from rs4d_edge.runtimes.tensorrt_build import Tell, build_engine, silent
 from rs4d_edge.runtimes.tensorrt_cuda import Cuda, Gpu, cuda_of_this_machine
 from rs4d_edge.runtimes.tensorrt_host import available_memory_bytes, host_of
-from rs4d_edge.runtimes.tensorrt_identity import check_engine, find_engine
+from rs4d_edge.runtimes.tensorrt_identity import find_engine, read_engine
 from rs4d_edge.runtimes.tensorrt_record import EngineHost, EngineRecord
 from rs4d_edge.runtimes.tensorrt_store import (
     RECORD_NAME,
@@ -92,14 +92,14 @@ def _there(bundle: Bundle, host: EngineHost, gpu: Gpu | None) -> BuiltEngine | N
     if gpu is not None:
         try:
             found = find_engine(bundle.model_path, gpu)
-            check_engine(found.folder, found.record)
+            read_engine(found.folder, found.record)
         except (BundleError, RuntimeUnavailable):
             return None
         return BuiltEngine(found.folder, found.record, new=False)
     folder = bundle.path / ENGINES_FOLDER / engine_key(model_sha256(bundle.model_path), host)
     try:
         record = read_record(folder / RECORD_NAME)
-        check_engine(folder, record)
+        read_engine(folder, record)
     except BundleError:
         return None
     return BuiltEngine(folder, record, new=False)

@@ -11,14 +11,13 @@ import numpy as np
 from rs4d_edge.errors import BundleError, RuntimeFailure, RuntimeUnavailable
 from rs4d_edge.runtimes.contract import TensorSpec
 from rs4d_edge.runtimes.tensorrt_cuda import ON_THE_CPU, Cuda
-from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES, PLUGIN_NAMESPACE, register_plugins
+from rs4d_edge.runtimes.tensorrt_plugins import QUALIFIED_NAMES, register_plugins
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord, EngineTensor
 
 _LIBRARIES = {  # how each comes to a device
     "tensorrt_rtx": 'run: pip install "tensorrt-rtx=={version}"',
     "tensorrt": "on a Jetson it comes with JetPack; elsewhere run: pip install tensorrt=={version}",
 }
-_PLUGINS = tuple(f"{PLUGIN_NAMESPACE}::{name}" for name in PLUGIN_NAMES)
 
 
 def import_library(record: EngineRecord) -> Any:
@@ -52,9 +51,10 @@ class EngineLog:
 
 def register_needed_plugins(trt: Any, record: EngineRecord) -> None:
     """Make known what the engine needs. Raises BundleError for a plugin that is not ours."""
-    unknown = [name for name in record.plugins if name not in _PLUGINS]
+    unknown = [name for name in record.plugins if name not in QUALIFIED_NAMES]
     if unknown:
-        raise BundleError(f"{record.engine} needs the plugin {unknown[0]!r}, this rs4d-edge has {', '.join(_PLUGINS)}")
+        known = ", ".join(QUALIFIED_NAMES)
+        raise BundleError(f"{record.engine} needs the plugin {unknown[0]!r}, this rs4d-edge has {known}")
     if record.plugins:
         register_plugins(trt)
 

@@ -77,11 +77,6 @@ def check_identity(record: EngineRecord, trt: Any, gpu: Gpu, model_path: Path) -
         )
 
 
-def check_engine(folder: Path, record: EngineRecord) -> None:
-    """Raise BundleError if the engine's file is missing or not the recorded one."""
-    read_engine(folder, record)
-
-
 def read_engine(folder: Path, record: EngineRecord) -> bytes:
     """The engine's file. Raises BundleError if it is missing or not the recorded one."""
     path = folder / record.engine

@@ -25,6 +25,7 @@ from rs4d_edge.runtimes.tensorrt_selection_operators import SELECTION_OPERATORS
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "rs4d", "1"
 PLUGIN_OPERATORS = (*MIXER_OPERATORS, *SELECTION_OPERATORS)
 PLUGIN_NAMES = tuple(operator.name for operator in PLUGIN_OPERATORS)
+QUALIFIED_NAMES = tuple(f"{PLUGIN_NAMESPACE}::{name}" for name in PLUGIN_NAMES)  # as an engine's record has them
 
 _registered: dict[str, list[Any]] = {}  # a registry keeps no reference to the creators that it is given
 

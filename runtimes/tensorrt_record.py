@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+from rs4d_edge.manifest import Sha256
 
 
 class _Record(BaseModel):

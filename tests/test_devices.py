@@ -1,35 +1,21 @@
-"""The devices' presets: complete, consistent, and named in the error for an unknown one."""
+"""The devices' presets: complete, consistent, and not to be changed."""
 
 from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
 
-from rs4d_edge.devices import PRESETS, DevicePreset, preset
-from rs4d_edge.errors import InputError
+from rs4d_edge.devices import PRESETS, DevicePreset
 from tests.test_device_imports import run_blocked
 
 every_preset = pytest.mark.parametrize("device", PRESETS.values(), ids=PRESETS)
 
 
-def test_a_preset_is_found_by_its_name_and_cannot_be_changed() -> None:
-    device = preset("jetson-orin-nano")
+def test_a_preset_cannot_be_changed() -> None:
+    device = PRESETS["jetson-orin-nano"]
     assert device.compute_capability == "8.7"
     with pytest.raises(ValidationError):
         setattr(device, "precision", "int8")  # noqa: B010 (a type checker refuses the plain form)
-
-
-@pytest.mark.parametrize(("name", "meant"), [("jetson-orin-nan", "jetson-orin-nano"), ("jetson_thor", "jetson-thor")])
-def test_an_unknown_name_says_what_was_meant_and_what_there_is(name: str, meant: str) -> None:
-    with pytest.raises(InputError, match=f"no device '{name}'; did you mean '{meant}'") as caught:
-        preset(name)
-    assert all(known in str(caught.value) for known in PRESETS)
-
-
-def test_a_name_like_no_other_gets_no_guess() -> None:
-    with pytest.raises(InputError) as caught:
-        preset("q")
-    assert "did you mean" not in str(caught.value)
 
 
 @every_preset
@@ -68,6 +54,6 @@ def test_every_preset_names_nvidia_s_documents(device: DevicePreset) -> None:
 
 
 def test_presets_import_on_a_device() -> None:
-    result = run_blocked("from rs4d_edge.devices import preset; print(preset('jetson-thor').architecture)")
+    result = run_blocked("from rs4d_edge.devices import PRESETS; print(PRESETS['jetson-thor'].architecture)")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["sm_110"]

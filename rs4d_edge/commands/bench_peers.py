@@ -6,7 +6,6 @@ the bundles' memory. What has to be tried before is tried in a process of its ow
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from rs4d_edge.bench.streams import FramePath, Opener
 from rs4d_edge.bundle import Bundle, open_bundle
 from rs4d_edge.errors import InputError, RS4DError, RuntimeUnavailable
 from rs4d_edge.frames import Frame
+from rs4d_edge.machine import is_installed
 
 PUBLISHED, SAM = "published", "sam-vit-b"
 KNOWN = f"{PUBLISHED}, {PUBLISHED}=CHECKPOINT, {SAM} or an ONNX file"
@@ -116,19 +116,12 @@ def _file(word: str, file: str) -> Path:
 
 
 def _require(word: str, packages: Sequence[str], extra: str) -> None:
-    missing = [package for package in packages if not _installed(package)]
+    missing = [package for package in packages if not is_installed(package)]
     if missing:
         raise RuntimeUnavailable(
             f"--peer {word} needs {' and '.join(packages)}; not installed here: {', '.join(missing)}. "
             f'Run: pip install "rs4d-edge[{extra}]"'
         )
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ImportError:
-        return False
 
 
 def _tried(word: str, *arguments: object) -> dict[str, Any]:

@@ -7,8 +7,6 @@ row, and the process that measures stays free of torch and of an export's memory
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,7 +21,7 @@ from rs4d_edge.bundle import open_bundle, sha256_of
 from rs4d_edge.calibration.calibration_set import SAMPLES, open_calibration_set
 from rs4d_edge.errors import BundleError, InputError, RuntimeUnavailable
 from rs4d_edge.export.recipes import Precision, Recipe, Target
-from rs4d_edge.machine import package_version
+from rs4d_edge.machine import is_installed, package_version
 from rs4d_edge.manifest import Manifest
 
 NEEDED = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime", "openvino")  # the extra `export`
@@ -80,7 +78,7 @@ def forms() -> Iterator[Form]:
 
 def open_source(model: str, calib: Path | None, samples: int | None) -> Source:
     """Check what every export needs. RuntimeUnavailable without the extra, InputError for no model or no frames."""
-    absent = [name for name in NEEDED if not _is_installed(name)]
+    absent = [name for name in NEEDED if not is_installed(name)]
     if absent:
         raise RuntimeUnavailable(
             f"--matrix {model} exports the model first, which needs {', '.join(absent)}: not installed. On a "
@@ -170,10 +168,3 @@ def _weights_file(model: str) -> Path:
         f"--matrix takes a shipped model ({', '.join(shipped_names()) or 'none here'}), a checkpoint file or the "
         f"folders of bundles; {model} is none of these"
     )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False

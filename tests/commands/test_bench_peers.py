@@ -150,7 +150,7 @@ def test_a_peer_that_fails_loses_nothing_else(folder: Path, tmp_path: Path, monk
         raise RuntimeFailure("out of memory")
 
     monkeypatch.setattr(bench_peers, "_open_sam", broken)
-    monkeypatch.setattr(bench_peers, "_installed", lambda _: True)
+    monkeypatch.setattr(bench_peers, "is_installed", lambda _: True)
     peers = ("--peer", "sam-vit-b", "--peer", folder / "other.onnx")
     result = run(folder / "bundle", *SHORT, *peers, "--json", tmp_path / "bench.json")
     assert isinstance(result.exception, RuntimeFailure)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import ModelProto
 
+from rs4d_edge.calibration.calibration_set import CalibrationSet
 from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.export.graph import fit_model, translate
 from rs4d_edge.predictor import Predictor
@@ -86,6 +87,13 @@ def shared_translation(model: RS4D, batch: int) -> ModelProto:
     copied = ModelProto()
     copied.CopyFrom(tiny_translation(config.head, config.encoder.image_size_hw))
     return copied
+
+
+def scene_files(folder: Path) -> CalibrationSet:
+    """Four drawn scenes as files, the first of which are the golden frames."""
+    for number, frame in enumerate(scene_frames(4, SIZE_HW)):
+        assert cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    return CalibrationSet(folder.name, tuple(sorted(folder.iterdir())))
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -18,7 +17,6 @@ from rs4d_edge.bundle import open_bundle
 from rs4d_edge.calibration.accuracy import AccuracyGoal
 from rs4d_edge.calibration.calibration_set import CalibrationSet
 from rs4d_edge.calibration.fp32_islands import LIMIT, overflowing
-from rs4d_edge.calibration.frames import scene_frames
 from rs4d_edge.calibration.int8_scales import half_scale
 from rs4d_edge.calibration.layer_tensors import readers_of
 from rs4d_edge.calibration.layers import WEIGHTED
@@ -39,7 +37,7 @@ from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.table import open_runtime
 from tests.calibration import test_qdq
-from tests.export.conftest import SIZE_HW
+from tests.export.conftest import SIZE_HW, scene_files
 from tests.export.test_half_precision import check_types
 from tests.export.test_pipeline import perturb
 
@@ -49,10 +47,7 @@ SETTINGS = QuantizationSettings(signed=True, half_scales=True)
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
     """The golden frames as files."""
-    folder = tmp_path_factory.mktemp("calibration")
-    for number, frame in enumerate(scene_frames(4, SIZE_HW)):
-        assert cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    return CalibrationSet(folder.name, tuple(sorted(folder.iterdir())))
+    return scene_files(tmp_path_factory.mktemp("calibration"))
 
 
 @pytest.fixture

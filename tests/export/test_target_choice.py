@@ -25,8 +25,15 @@ def test_a_device_is_a_jetson_with_choices_of_its_own(name: str) -> None:
     assert choice.image_size_hw((1024, 1024)) == (PRESETS[name].image_size_hw or (1024, 1024))
 
 
-def test_other_names() -> None:
-    with pytest.raises(InputError, match=r"no target 'jetson-orin'; did you mean 'jetson\S*'\? Known are: onnx, cpu"):
-        choose_target("jetson-orin")
+@pytest.mark.parametrize(
+    ("name", "meant"), [("jetson-orin-nan", "jetson-orin-nano"), ("jetson_thor", "jetson-thor"), ("tpu", "cpu")]
+)
+def test_an_unknown_name_says_what_was_meant_and_what_there_is(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"no target '{name}'; did you mean '{meant}'") as caught:
+        choose_target(name)
+    assert all(known in str(caught.value) for known in (*PRESETS, *(target.value for target in Target)))
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
     with pytest.raises(InputError, match=r"no target 'gpuvendor'\. Known are"):
         choose_target("gpuvendor")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import onnx
 import onnx.helper
 import pytest
@@ -28,7 +27,7 @@ from rs4d_edge.reference.config import HeadType
 from rs4d_edge.reference.detector import RS4D
 from rs4d_edge.runtimes.tensorrt_plugins import PLUGIN_NAMES
 from rs4d_edge.runtimes.tensorrt_record import EngineRecord
-from tests.export.conftest import SIZE_HW, shared_translation
+from tests.export.conftest import SIZE_HW, scene_files, shared_translation
 
 CAPABILITIES = ("8.6", "8.9")
 _SIZES_HW = {HeadType.BBOX: SIZE_HW, HeadType.PROMPT: (96, 64)}  # those that other tests translate, too
@@ -37,10 +36,7 @@ _SIZES_HW = {HeadType.BBOX: SIZE_HW, HeadType.PROMPT: (96, 64)}  # those that ot
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> CalibrationSet:
     """The golden frames as files."""
-    folder = tmp_path_factory.mktemp("calibration")
-    for number, frame in enumerate(scene_frames(4, SIZE_HW)):
-        assert cv2.imwrite(str(folder / f"{number}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    return CalibrationSet(folder.name, tuple(sorted(folder.iterdir())))
+    return scene_files(tmp_path_factory.mktemp("calibration"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,13 @@ PACKAGE_FOLDERS = {
     "rs4d_edge.runtimes": ROOT / "runtimes",
     "rs4d_edge.calibration": ROOT / "calibration",
 }
+
+
+def copy_tracked(folder: Path) -> None:
+    """Every tracked file into `folder`, as a clean checkout has them."""
+    for path in tracked_files():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path, follow_symlinks=False)
 
 
 def project() -> dict[str, Any]:

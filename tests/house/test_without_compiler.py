@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.house.repository import ROOT, tracked_files
+from tests.house.repository import ROOT, copy_tracked
 
 COMPILER = re.compile(r"(.*-)?(g\+\+|c\+\+|clang\+\+|gcc|cc|clang|nvcc)(-[\d.]+)?")
 MISSING = "no C++ compiler found"
@@ -65,9 +64,7 @@ def make_interpreter(folder: Path) -> Path:
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     folder = tmp_path_factory.mktemp("without_compiler")
     tree = folder / "tree"
-    for path in tracked_files():
-        (tree / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, tree / path, follow_symlinks=False)
+    copy_tracked(tree)
     links = Path(".ci/typing/rs4d_edge")
     for link in (ROOT / links).iterdir():
         if link.is_dir():  # tracked, but no file
